@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh Debian 12, as root: `make run` and `make test`. Both install what is missing.
+MAKEFLAGS += --no-print-directory
+VM_KERNELS ?= debian-6.1 debian-6.12 override-6.12
+CONFIG ?= policies/sensitive-files.yaml
+
+.PHONY: run build test bench clean deps format tidy vm-kernels help
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make run     install what is missing, build, watch this host's sensitive files (CONFIG=policy.yaml for another policy)
+run: build
+	build/vfsguard run --config $(CONFIG)
+
+## make build   install what is missing, build build/vfsguard (release)
+build:
+	@scripts/install-deps build
+	@test -f build/build.ninja || cmake --preset release -DVFSGUARD_TESTS=OFF
+	@cmake --build build --target vfsguard
+
+## make test    install what is missing, build everything, run every test: unit, host kernel, three kernels in QEMU
+test:
+	@scripts/test-all
+
+## make bench   measure this build beside its peers; table on standard output, JSON in build/bench.json
+bench: build
+	@scripts/install-deps build bench
+	@bench/run
+
+## make clean   remove the build tree (fetched kernels stay in the user's cache)
+clean:
+	rm -rf build
+
+format:
+	@git ls-files '*.cpp' '*.h' | grep -v '^bpf/' | xargs clang-format-19 -i

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What user space writes for the kernel side (filters, the path automaton) and what it reads back (counters).
+ *
+ * The automaton reads a path from its last byte to its first, so that the walk from a dentry to the root can feed it as it goes and
+ * stop at the first component that rules a match out. It is a DFA in row-displacement form: state s on byte c goes to
+ * edge[base(s) + class(c)].next if that edge's check is s, else to fallback(s).
+ */
+#ifndef VFSGUARD_ABI_CONTROL_H
+#define VFSGUARD_ABI_CONTROL_H
+
+#include "events.h"
+
+#define VG_STATE_DEAD (1u << 0)  /* nothing that follows can match */
+#define VG_STATE_FINAL (1u << 1) /* whatever follows, the answer stays */
+
+struct vg_dfa_head {
+	vg_u8 class_of[256];
+	vg_u32 path_start; /* start state of the automaton for objects */
+	vg_u32 exe_start;  /* start state of the automaton for executables */
+	vg_u32 pad[2];
+};
+
+struct vg_dfa_state {
+	vg_u32 base;
+	vg_u32 fallback;
+	vg_u32 accept; /* match set, 0: none */
+	vg_u32 flags;
+};
+
+struct vg_dfa_edge {
+	vg_u32 check;
+	vg_u32 next;
+};
+
+/* Why something could not be recorded completely (vg_counters.cause). */
+#define VG_CAUSE_RING_FULL 0      /* event lost: no room in the ring buffer */
+#define VG_CAUSE_NO_STORAGE 1     /* task storage refused: the call's arguments were taken at exit instead */
+#define VG_CAUSE_PATH_TRUNCATED 2
+#define VG_CAUSE_CONTEXT_LOST 3   /* process record lost; the next event of that process sends it again */
+#define VG_CAUSE_NO_COMPLETE 4    /* begin without complete: a return probe was missed */
+#define VG_CAUSE_URING_FULL 5     /* io_uring request not followed: table full */
+#define VG_CAUSE_NAME_FAULT 6
+#define VG_CAUSE_COUNT 8
+
+struct vg_counters { /* per CPU */
+	vg_u64 seen[VG_OP_COUNT];
+	vg_u64 filtered[VG_OP_COUNT];
+	vg_u64 emitted[VG_OP_COUNT];
+	vg_u64 lost[VG_OP_COUNT];
+	vg_u64 cause[VG_CAUSE_COUNT];
+	vg_u64 seq;
+};
+
+VG_ASSERT(sizeof(struct vg_dfa_head) == 272);
+VG_ASSERT(sizeof(struct vg_dfa_state) == 16);
+VG_ASSERT(sizeof(struct vg_dfa_edge) == 8);
+
+#endif

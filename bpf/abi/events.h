@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The wire between the kernel side and user space: what lies in the ring buffer.
+ *
+ * Every record begins with `struct vg_record`. Structs hold fixed-width integers only, largest first, padding named, nothing packed;
+ * sizes are asserted on both sides. Identifiers are append-only. VG_ABI_VERSION changes with any layout; the loader compares it with
+ * the one that the BPF object carries and refuses to start on a difference.
+ *
+ * Paths travel as a *walk*: components from the leaf up to the root, each followed by NUL ("shadow\0etc\0"), because that is the
+ * order in which the kernel side meets them and no name can hold NUL. User space turns a walk into text.
+ */
+#ifndef VFSGUARD_ABI_EVENTS_H
+#define VFSGUARD_ABI_EVENTS_H
+
+#ifdef __cplusplus
+#include <cstdint>
+typedef std::uint8_t vg_u8;
+typedef std::uint16_t vg_u16;
+typedef std::uint32_t vg_u32;
+typedef std::int32_t vg_s32;
+typedef std::uint64_t vg_u64;
+typedef std::int64_t vg_s64;
+#define VG_ASSERT(condition) static_assert(condition, #condition)
+#else
+#include <linux/types.h>
+typedef __u8 vg_u8;
+typedef __u16 vg_u16;
+typedef __u32 vg_u32;
+typedef __s32 vg_s32;
+typedef __u64 vg_u64;
+typedef __s64 vg_s64;
+#define VG_ASSERT(condition) _Static_assert(condition, #condition)
+#endif
+
+#define VG_ABI_VERSION 1
+
+/* Record kinds. */
+#define VG_RECORD_EVENT 1   /* struct vg_event: one completed operation */
+#define VG_RECORD_PROCESS 2 /* struct vg_process: describes the process image that later events refer to */
+#define VG_RECORD_EXIT 3    /* struct vg_exit: a described process is gone */
+
+/* Operations (kernel-neutral). */
+#define VG_OP_OPEN 1
+#define VG_OP_EXEC 2
+#define VG_OP_COUNT 3 /* one past the last */
+
+/* The call as made. */
+#define VG_CALL_OPEN 1
+#define VG_CALL_OPENAT 2
+#define VG_CALL_OPENAT2 3
+#define VG_CALL_CREAT 4
+#define VG_CALL_OPEN_BY_HANDLE_AT 5
+#define VG_CALL_EXECVE 6
+#define VG_CALL_EXECVEAT 7
+#define VG_CALL_COUNT 8
+
+/* How it came in. */
+#define VG_VIA_SYSCALL 0
+#define VG_VIA_COMPAT32 1
+#define VG_VIA_IO_URING 2
+#define VG_VIA_X32 3
+
+/* Mechanism. */
+#define VG_HOOK_TRACEPOINT 1
+#define VG_HOOK_KPROBE 2
+#define VG_HOOK_LSM 3
+
+/* What is known about a walk or a name (vg_event.path_flags, vg_process.exe_flags). */
+#define VG_PATH_OBJECT (1u << 0)      /* the walk leads to the object itself; otherwise to the directory that path_raw starts from */
+#define VG_PATH_TRUNCATED (1u << 1)   /* longer than the record can hold */
+#define VG_PATH_DELETED (1u << 2)     /* the object has no name any more */
+#define VG_PATH_OUTSIDE (1u << 3)     /* not below the caller's root directory */
+#define VG_PATH_DETACHED (1u << 4)    /* on a mount that is in no mount namespace */
+#define VG_PATH_ANONYMOUS (1u << 5)   /* never had a name: memfd, pipe, ... */
+#define VG_PATH_DISCONNECTED (1u << 6) /* the kernel itself holds no path to it (file handle without dentry) */
+#define VG_RAW_PRESENT (1u << 7)      /* path_raw was read */
+#define VG_RAW_TRUNCATED (1u << 8)
+#define VG_RAW_FAULT (1u << 9)        /* the caller's pointer could not be read */
+#define VG_RAW_CHANGED (1u << 10)     /* the name in the caller's memory changed while the call ran */
+#define VG_BASE_UNKNOWN (1u << 11)    /* relative name, and its directory is not known (closed or replaced) */
+#define VG_NO_RESULT (1u << 12)       /* submitted to io_uring with IOSQE_CQE_SKIP_SUCCESS: the kernel reports no result */
+#define VG_CMDLINE_TRUNCATED (1u << 13)
+#define VG_CMDLINE_FAULT (1u << 14)
+#define VG_CWD_TRUNCATED (1u << 15)
+#define VG_CWD_DELETED (1u << 16)
+#define VG_HAVE_ARGS (1u << 17)       /* flags, mode, dirfd are known */
+#define VG_HAVE_DIRFD (1u << 18)
+
+#define VG_PATH_MAX 4096
+#define VG_NAME_MAX 256 /* one component with its NUL */
+#define VG_COMM_LEN 16
+#define VG_FSTYPE_LEN 16
+
+struct vg_record {
+	vg_u32 size; /* whole record, bytes */
+	vg_u16 cpu;
+	vg_u8 kind;
+	vg_u8 version; /* VG_ABI_VERSION */
+};
+
+struct vg_event {
+	struct vg_record head;
+	vg_u64 time_ns;    /* CLOCK_BOOTTIME at completion */
+	vg_u64 seq;        /* per CPU, counts emitted and lost events */
+	vg_u64 start_ns;   /* thread group leader's start, CLOCK_BOOTTIME; pid + start_ns + exec_id name the process image */
+	vg_u64 exec_id;
+	vg_u64 cgroup_id;
+	vg_u64 ino;
+	vg_s64 retval;
+	vg_u64 flags;      /* open flags; execveat's AT_ flags */
+	vg_u64 resolve;    /* openat2 */
+	vg_u32 mode;       /* creation mode as given */
+	vg_s32 dirfd;
+	vg_u32 dev;        /* kernel-internal encoding: major << 20 | minor */
+	vg_u32 imode;      /* inode mode; 0: no object */
+	vg_u32 fmode;
+	vg_u32 nlink;
+	vg_u32 pid;
+	vg_u32 tid;
+	vg_u32 ppid;
+	vg_u32 uid;
+	vg_u32 gid;
+	vg_u32 euid;
+	vg_u32 egid;
+	vg_u32 loginuid;
+	vg_u32 session;
+	vg_u32 mnt_ns;
+	vg_u32 pid_ns;
+	vg_u32 path_flags;
+	vg_u32 match;      /* what the automaton said: index into the loaded match sets */
+	vg_u16 path_len;   /* bytes of the three strings that follow the struct, in this order */
+	vg_u16 raw_len;
+	vg_u16 cwd_len;
+	vg_u8 operation;
+	vg_u8 call;
+	vg_u8 via;
+	vg_u8 hook;
+	vg_u8 pad[2];
+	char comm[VG_COMM_LEN];
+	char parent_comm[VG_COMM_LEN];
+	char fs_type[VG_FSTYPE_LEN];
+};
+
+struct vg_process {
+	struct vg_record head;
+	vg_u64 start_ns;
+	vg_u64 exec_id;
+	vg_u64 cgroup_id;
+	vg_u64 exe_ino;
+	vg_u32 exe_dev;
+	vg_u32 pid;
+	vg_u32 exe_flags; /* VG_PATH_*, VG_CMDLINE_* */
+	vg_u16 exe_len;   /* strings that follow: exe walk, command line (NUL between arguments), cgroup walk */
+	vg_u16 cmdline_len;
+	vg_u16 cgroup_len;
+	vg_u16 pad[3];
+};
+
+struct vg_exit {
+	struct vg_record head;
+	vg_u64 start_ns;
+	vg_u32 pid;
+	vg_u32 pad;
+};
+
+VG_ASSERT(sizeof(struct vg_record) == 8);
+VG_ASSERT(sizeof(struct vg_event) == 216);
+VG_ASSERT(sizeof(struct vg_process) == 64);
+VG_ASSERT(sizeof(struct vg_exit) == 24);
+
+#endif

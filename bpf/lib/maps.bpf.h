@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Knobs and maps. Only src/sensor (and, later, the policy compiler) writes any of them. */
+#ifndef VFSGUARD_MAPS_BPF_H
+#define VFSGUARD_MAPS_BPF_H
+
+#include "kernel.h"
+#include "../abi/control.h"
+#include "../abi/events.h"
+
+/* Knobs: constant once loaded, so the verifier removes what a filter does not need. */
+const volatile __u32 abi_version = VG_ABI_VERSION;
+const volatile __u32 hook_id = VG_HOOK_TRACEPOINT;
+const volatile __u32 direct_loads = 0;   /* the kernel has bpf_rdonly_cast (6.2): plain loads instead of probe reads */
+const volatile __u32 operation_mask = ~0u;
+const volatile __u32 only_failed = 0;
+const volatile __u32 only_write = 0;
+const volatile __u32 filter_path = 0;
+const volatile __u32 filter_exe = 0;
+const volatile __u32 filter_comm = 0;
+const volatile __u32 filter_uid = 0;
+const volatile __u32 filter_pid = 0;
+const volatile __u32 follow_children = 0;
+const volatile __u32 match_operations = 0; /* each match set names its own operations */
+
+/* Read and written by both sides. */
+__u32 self_tgid = 0;       /* the agent: its own work is no event */
+__u32 reader_waits = 0;    /* the reader sleeps in epoll: the next record wakes it */
+__u32 lsm_canary = 0;      /* the agent's own opens as seen by the LSM hook: is it called at all? */
+__u32 describe_epoch = 1;  /* raised by user space to have every process described again */
+
+/* Memory that functions hand to each other; as types of their own, because the verifier takes a size from the type. */
+struct component {
+	char bytes[VG_NAME_MAX];
+} __attribute__((aligned(8)));
+
+struct path_buffer {
+	char bytes[VG_PATH_MAX + 2 * VG_NAME_MAX];
+};
+
+struct name_buffer {
+	char bytes[VG_PATH_MAX];
+};
+
+/*
+ * Where a walk up to the root stands (lib/walk.bpf.h). Always in map memory: what the verifier reads back from there is a plain
+ * number whatever was stored, so a loop over it converges at once.
+ */
+struct walk {
+	__u64 dentry;
+	__u64 mnt;
+	__u64 root_dentry;
+	__u64 root_mnt;
+	__u32 off;    /* store: bytes; match: components fed */
+	__u32 state;
+	__u32 flags;  /* VG_PATH_* */
+	__u32 skip;   /* components to pass over: ".." that the name began with */
+	__u32 rooted; /* the caller's root was met */
+	__u32 done;
+};
+
+/* What is being called by this thread, from begin to complete. */
+struct pending {
+	__u64 args_ptr;     /* user address of the name */
+	__u64 request;      /* io_uring: address of the request */
+	__u64 flags;
+	__u64 resolve;
+	__u64 dir_dentry;   /* the directory that a relative name starts from, as of begin */
+	__u64 dir_mnt;
+	__u64 file;         /* the object: as of decide, or found at complete */
+	__u64 dentry;
+	__u64 mnt;
+	__u64 ino;
+	__u32 dev;
+	__u32 imode;
+	__u32 fmode;
+	__u32 nlink;
+	__u32 mode;
+	__s32 dirfd;
+	__u32 match;
+	__u32 path_flags;
+	__u32 name_flags;   /* VG_RAW_* */
+	__u32 slot;         /* io_uring: fixed-file slot + 1, ~0 for any; 0: an ordinary descriptor */
+	__u16 name_len;
+	__u16 changed_len;  /* length of a second, different reading in `work` */
+	__u8 call;          /* 0: nothing pending */
+	__u8 via;
+	__u8 decided;       /* the object was seen */
+	__u8 stored;        /* its path lies in decided_paths */
+	__u8 dirs_known;
+	__u8 script;
+	char fs_type[VG_FSTYPE_LEN];
+	struct walk walk;
+	struct component name;
+	struct component work; /* one component at a time; then a second, different reading of the name */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct pending);
+} pending_calls SEC(".maps");
+
+/* The path at decide, for the mechanisms that have that moment. LSM programs can be preempted, so per-CPU memory will not do. */
+struct stored_path {
+	__u32 len;
+	__u32 flags;
+	struct path_buffer path;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct stored_path);
+} decided_paths SEC(".maps");
+
+/* io_uring requests between submission and completion, by request address (tracepoint mechanism). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct pending);
+} pending_requests SEC(".maps");
+
+/* Per process (lives on the thread group leader): has it been described, and does its executable pass the filter. */
+struct process_state {
+	__u64 exec_id;
+	__u64 cgroup_id;
+	__u32 described_epoch;
+	__u32 exe_match; /* 0: not known yet, 1: no, 2: yes */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct process_state);
+} processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 2 * 1024 * 1024);
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vg_counters);
+} counters SEC(".maps");
+
+/* Where records are put together. Used only where preemption is off (tracepoints, kprobes). */
+#define VG_DATA_MAX (4 * VG_PATH_MAX)
+struct scratch {
+	struct vg_event event;
+	union {
+		struct path_buffer path; /* the path comes first */
+		char data[VG_DATA_MAX];
+	};
+	struct walk walk;
+	struct component work;
+	struct name_buffer name;
+	struct pending spare; /* when task storage cannot be had */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+struct process_scratch {
+	struct walk walk;
+	struct vg_process process;
+	union {
+		struct path_buffer path; /* the executable comes first */
+		char data[VG_DATA_MAX];
+	};
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct process_scratch);
+} process_scratches SEC(".maps");
+
+/* The automaton (bpf/abi/control.h); sizes are set before the load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vg_dfa_head);
+} dfa_head SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vg_dfa_state);
+} dfa_states SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct vg_dfa_edge);
+} dfa_edges SEC(".maps");
+
+/* Operations that a match set asks for (bit per operation). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} match_sets SEC(".maps");
+
+struct comm_key {
+	char comm[VG_COMM_LEN];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct comm_key);
+	__type(value, __u8);
+} comms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u8);
+} uids SEC(".maps");
+
+/* Value 1: asked for, 2: a descendant that came in by --follow. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids SEC(".maps");
+
+static __always_inline struct vg_counters *my_counters(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+static __always_inline void count_cause(__u32 cause)
+{
+	struct vg_counters *c = my_counters();
+	if (c && cause < VG_CAUSE_COUNT)
+		__sync_fetch_and_add(&c->cause[cause], 1); /* LSM programs can be preempted */
+}
+
+static __always_inline struct scratch *my_scratch(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Reading kernel memory. FIELD(type, address, member) is a plain load where the kernel lets an address be cast to a type
+ * (bpf_rdonly_cast, 6.2), else a probe read; a bad address reads as zero in both.
+ */
+#ifndef VFSGUARD_READ_BPF_H
+#define VFSGUARD_READ_BPF_H
+
+#include "maps.bpf.h"
+
+extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
+
+#define FIELD(type, address, member)                                                                        \
+	({                                                                                                  \
+		void *from_ = (void *)(address);                                                            \
+		typeof(((type *)0)->member) value_ = 0;                                                     \
+		if (direct_loads)                                                                           \
+			value_ = ((type *)bpf_rdonly_cast(from_, bpf_core_type_id_kernel(type)))->member;   \
+		else                                                                                        \
+			bpf_core_read(&value_, sizeof(value_), &((type *)from_)->member);                   \
+		value_;                                                                                     \
+	})
+
+static __always_inline __u64 mount_of(__u64 vfsmount)
+{
+	return vfsmount - bpf_core_field_offset(struct mount, mnt);
+}
+
+static __always_inline __u64 vfsmount_of(__u64 mount)
+{
+	return mount + bpf_core_field_offset(struct mount, mnt);
+}
+
+static __always_inline __u64 file_dentry_of(__u64 file)
+{
+	return (__u64)FIELD(struct file, file, f_path.dentry);
+}
+
+static __always_inline __u64 file_mount_of(__u64 file)
+{
+	return (__u64)FIELD(struct file, file, f_path.mnt);
+}
+
+/* The file behind a descriptor of the current task; 0 where there is none. */
+static __always_inline __u64 file_of_fd(struct task_struct *task, __s64 fd)
+{
+	struct fdtable *fdt = task->files->fdt;
+	__u64 file = 0;
+
+	if (fd < 0 || fd >= fdt->max_fds)
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), (void *)((__u64)fdt->fd + (__u64)fd * sizeof(__u64)));
+	return file;
+}
+
+#endif

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Who does it: the filters on the subject, and the description of a process image that its events refer to.
+ *
+ * A process is described (executable, command line, cgroup) once per image, in its own context, just before its first event: so a
+ * process that lives for a millisecond is known, and one that gives no event costs nothing. exec describes at once, while the
+ * arguments are what the kernel was given.
+ */
+#ifndef VFSGUARD_SUBJECT_BPF_H
+#define VFSGUARD_SUBJECT_BPF_H
+
+#include "walk.bpf.h"
+
+static __always_inline int send(void *record, __u32 size)
+{
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	/*
+	 * One wake-up when the reader begins to sleep, not one a record: the reader drains on a timer while there is work. It is
+	 * woken early when the ring is half full.
+	 */
+	if (reader_waits) {
+		reader_waits = 0;
+		flags = BPF_RB_FORCE_WAKEUP;
+	}
+	return bpf_ringbuf_output(&ring, record, size, flags);
+}
+
+static __always_inline struct process_state *process_of(struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+	struct process_state *state;
+
+	state = bpf_task_storage_get(&processes, leader, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!state) {
+		count_cause(VG_CAUSE_NO_STORAGE);
+		return NULL;
+	}
+	if (state->exec_id != task->self_exec_id) {
+		state->exec_id = task->self_exec_id;
+		state->described_epoch = 0;
+		state->exe_match = 0;
+	}
+	return state;
+}
+
+static __always_inline bool exe_passes(struct task_struct *task, struct walk *w, struct component *work)
+{
+	struct process_state *state = process_of(task);
+	struct vg_dfa_head *head = automaton();
+	__u64 file;
+	__u32 end;
+
+	if (state && state->exe_match)
+		return state->exe_match == 2;
+	file = (__u64)task->mm->exe_file;
+	if (!head || !file)
+		return false;
+	walk_begin(w, task, file_dentry_of(file), file_mount_of(file));
+	w->state = head->exe_start;
+	end = walk_match(w, work);
+	end = dfa_accept(end);
+	if (state)
+		state->exe_match = end ? 2 : 1;
+	return end != 0;
+}
+
+/* True where the subject's filters let the operation through. Constant knobs: what is not asked for is not in the program. */
+static __always_inline bool subject_passes(struct task_struct *task, struct walk *w, struct component *work)
+{
+	if (filter_pid) {
+		__u32 tgid = task->tgid;
+		if (!bpf_map_lookup_elem(&pids, &tgid))
+			return false;
+	}
+	if (filter_uid) {
+		__u32 uid = task->cred->uid.val;
+		if (!bpf_map_lookup_elem(&uids, &uid))
+			return false;
+	}
+	if (filter_comm) {
+		struct comm_key key = {};
+		bpf_get_current_comm(key.comm, sizeof(key.comm));
+		if (!bpf_map_lookup_elem(&comms, &key))
+			return false;
+	}
+	if (filter_exe && !exe_passes(task, w, work))
+		return false;
+	return true;
+}
+
+struct cgroup_walk {
+	__u64 node;
+	char *out;
+	__u32 off;
+};
+
+static long cgroup_step(__u32 i, struct cgroup_walk *w)
+{
+	__u64 parent, name;
+	__u32 off = w->off;
+	long n;
+
+	if (bpf_core_field_exists(struct kernfs_node___rcu_parent, __parent))
+		parent = (__u64)FIELD(struct kernfs_node___rcu_parent, w->node, __parent);
+	else
+		parent = (__u64)FIELD(struct kernfs_node___parent, w->node, parent);
+	if (!parent || off > VG_PATH_MAX - VG_NAME_MAX)
+		return 1;
+	name = (__u64)FIELD(struct kernfs_node, w->node, name);
+	n = bpf_probe_read_kernel_str(w->out + off, VG_NAME_MAX, (void *)name);
+	if (n <= 0)
+		return 1;
+	w->off = off + n;
+	w->node = parent;
+	return 0;
+}
+
+/*
+ * Sends struct vg_process for the current task. Tracepoint or kprobe context only (per-CPU scratch). The command line is what
+ * lies in the process's own memory now: at exec that is what the caller passed.
+ */
+__noinline int describe_process(struct process_state *state, __u64 cgroup_id)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 zero = 0;
+	struct process_scratch *s = bpf_map_lookup_elem(&process_scratches, &zero);
+	struct cgroup_walk cgroups = {};
+	__u64 file, start, end;
+	__u32 off = 0, len;
+
+	if (!s)
+		return 0;
+	__builtin_memset(&s->process, 0, sizeof(s->process));
+	s->process.head.kind = VG_RECORD_PROCESS;
+	s->process.head.version = VG_ABI_VERSION;
+	s->process.head.cpu = bpf_get_smp_processor_id();
+	s->process.start_ns = task->group_leader->start_boottime;
+	s->process.exec_id = task->self_exec_id;
+	s->process.cgroup_id = cgroup_id;
+	s->process.pid = task->tgid;
+
+	file = task->mm ? (__u64)task->mm->exe_file : 0;
+	if (file) {
+		__u64 inode = (__u64)FIELD(struct file, file, f_inode);
+		__u64 dentry = file_dentry_of(file);
+
+		walk_begin(&s->walk, task, dentry, file_mount_of(file));
+		off = walk_store(&s->walk, &s->path);
+		s->process.exe_flags = s->walk.flags | VG_PATH_OBJECT | deleted_flag(dentry);
+		s->process.exe_ino = FIELD(struct inode, inode, i_ino);
+		inode = (__u64)FIELD(struct inode, inode, i_sb);
+		s->process.exe_dev = FIELD(struct super_block, inode, s_dev);
+	}
+	s->process.exe_len = off;
+
+	if (task->mm) {
+		start = task->mm->arg_start;
+		end = task->mm->arg_end;
+		len = end > start ? (end - start > VG_PATH_MAX ? VG_PATH_MAX : end - start) : 0;
+		if (end > start && end - start > VG_PATH_MAX)
+			s->process.exe_flags |= VG_CMDLINE_TRUNCATED;
+		if (off > VG_PATH_MAX)
+			return 0;
+		if (len && len <= VG_PATH_MAX) {
+			if (bpf_probe_read_user(s->data + off, len, (void *)start)) {
+				s->process.exe_flags |= VG_CMDLINE_FAULT;
+			} else {
+				s->process.cmdline_len = len;
+				off += len;
+			}
+		}
+	}
+
+	cgroups.node = (__u64)FIELD(struct cgroup, task->cgroups->dfl_cgrp, kn);
+	if (off > 2 * VG_PATH_MAX)
+		return 0;
+	cgroups.out = s->data + off;
+	bpf_loop(64, cgroup_step, &cgroups, 0);
+	s->process.cgroup_len = cgroups.off;
+	off += cgroups.off;
+
+	if (off > VG_DATA_MAX)
+		return 0;
+	s->process.head.size = sizeof(struct vg_process) + off;
+	if (send(&s->process, sizeof(struct vg_process) + off)) {
+		count_cause(VG_CAUSE_CONTEXT_LOST);
+		return 0;
+	}
+	if (state) {
+		state->described_epoch = describe_epoch;
+		state->cgroup_id = cgroup_id;
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Opens through io_uring: what a request asks for, and its begin and complete where io_openat2 itself can be hooked. */
+#ifndef VFSGUARD_URING_BPF_H
+#define VFSGUARD_URING_BPF_H
+
+#include "operation.bpf.h"
+
+/* What an io_uring open asks for, from the request itself. */
+static __always_inline void begin_request(struct pending *p, struct io_kiocb *req)
+{
+	struct io_open *open = (struct io_open *)req;
+	__u64 name;
+	long n;
+
+	clear_pending(p);
+	p->request = (__u64)req;
+	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
+	p->via = VG_VIA_IO_URING;
+	p->dirfd = FIELD(struct io_open, open, dfd);
+	p->path_flags = VG_HAVE_ARGS | VG_HAVE_DIRFD;
+	p->flags = FIELD(struct io_open, open, how.flags);
+	if (p->call == VG_CALL_OPENAT)
+		p->flags &= ~(__u64)O_LARGEFILE; /* added by the kernel */
+	p->mode = FIELD(struct io_open, open, how.mode);
+	p->resolve = FIELD(struct io_open, open, how.resolve);
+	p->slot = FIELD(struct io_open, open, file_slot);
+	name = (__u64)FIELD(struct io_open, open, filename);
+	name = (__u64)FIELD(struct filename, name, name);
+	n = bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, (void *)name);
+	if (n > 0) {
+		p->name_len = n - 1;
+		p->name_flags = VG_RAW_PRESENT;
+		if (n == VG_NAME_MAX)
+			p->name_flags |= VG_RAW_TRUNCATED;
+	}
+}
+
+static __always_inline bool is_open_request(struct io_kiocb *req)
+{
+	__u8 opcode = FIELD(struct io_kiocb, req, opcode);
+
+	return opcode == IORING_OP_OPENAT || opcode == IORING_OP_OPENAT2;
+}
+
+/* On entry of io_openat2, in the thread that carries the request out (submitter, worker, SQPOLL). */
+static __always_inline void begin_uring(__u64 req)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pending *p;
+
+	if (is_self(task) || !(operation_mask & (1u << VG_OP_OPEN)))
+		return;
+	p = bpf_task_storage_get(&pending_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!p) {
+		count_cause(VG_CAUSE_NO_STORAGE);
+		return;
+	}
+	begin_request(p, (struct io_kiocb *)req);
+	take_directory(p, task, p->name.bytes[0]);
+}
+
+/* On its return. EAGAIN means that a worker will try again: not the end of the attempt. */
+static __always_inline void complete_uring(__s32 ret)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pending *p = bpf_task_storage_get(&pending_calls, task, 0, 0);
+	__s32 res;
+
+	if (!p || p->via != VG_VIA_IO_URING || !p->call)
+		return;
+	if (ret == -EAGAIN) {
+		p->call = 0;
+		return;
+	}
+	res = FIELD(struct io_kiocb, p->request, cqe.res);
+	if (!p->decided && res >= 0 && !p->slot)
+		p->file = file_of_fd(task, res);
+	complete(p, res);
+}
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * From a dentry and its mount up to the root of the mount tree: once to feed the automaton (stopping as soon as the answer is
+ * known), once to store the components. The root is the mount tree's own, not the caller's: a chroot does not shorten a path, it
+ * sets VG_PATH_OUTSIDE where the caller could not have named the object.
+ *
+ * The walk runs under RCU (every program here is non-sleepable) and takes no lock, as d_path's fast path does not; a rename that
+ * runs at the same moment can show the name before or after it.
+ */
+#ifndef VFSGUARD_WALK_BPF_H
+#define VFSGUARD_WALK_BPF_H
+
+#include "match.bpf.h"
+#include "read.bpf.h"
+
+#define WALK_STEPS 16384 /* components and mounts; a path of 4096 bytes has at most 2048 components */
+
+struct matching {
+	struct walk *w;
+	const struct vg_dfa_head *head;
+	struct component *work;
+};
+
+struct storing {
+	struct walk *w;
+	struct path_buffer *out;
+};
+
+enum { WALK_COMPONENT, WALK_CROSSED, WALK_END };
+
+/* One step up. On WALK_COMPONENT, *name and *len are the component that was left. */
+static __always_inline int walk_up(struct walk *w, __u64 *name, __u32 *len)
+{
+	__u64 dentry = w->dentry, mnt = w->mnt, parent, mount, above;
+
+	if (!dentry)
+		return WALK_END;
+	if (dentry == w->root_dentry && mnt == w->root_mnt)
+		w->rooted = 1;
+	if (dentry == (__u64)FIELD(struct vfsmount, mnt, mnt_root)) {
+		mount = mount_of(mnt);
+		above = (__u64)FIELD(struct mount, mount, mnt_parent);
+		if (above && above != mount) {
+			w->dentry = (__u64)FIELD(struct mount, mount, mnt_mountpoint);
+			w->mnt = vfsmount_of(above);
+			return WALK_CROSSED;
+		}
+		/* NULL: unmounted lazily; an error pointer: a mount internal to the kernel. */
+		if ((__u64)FIELD(struct mount, mount, mnt_ns) - 1 >= (__u64)-4096)
+			w->flags |= VG_PATH_DETACHED;
+		return WALK_END;
+	}
+	parent = (__u64)FIELD(struct dentry, dentry, d_parent);
+	*name = (__u64)FIELD(struct dentry, dentry, d_name.name);
+	*len = FIELD(struct dentry, dentry, d_name.len);
+	w->dentry = parent;
+	if (parent == dentry) {
+		/* A root of its own that is nobody's mount: a pseudo file (memfd, pipe), or a dentry made for a file handle. */
+		char first = 0;
+
+		w->dentry = 0;
+		bpf_probe_read_kernel(&first, 1, (void *)*name);
+		if (first == '/')
+			w->flags |= VG_PATH_DISCONNECTED;
+		else
+			w->flags |= VG_PATH_ANONYMOUS;
+	}
+	return WALK_COMPONENT;
+}
+
+static long walk_match_step(__u32 i, struct matching *m)
+{
+	struct walk *w = m->w;
+	__u64 name = 0;
+	__u32 len = 0;
+	int step = walk_up(w, &name, &len);
+	__u32 flags;
+
+	if (step == WALK_CROSSED)
+		return 0;
+	if (step == WALK_END || (w->flags & VG_PATH_DISCONNECTED)) {
+		w->done = 1;
+		return 1;
+	}
+	if (w->skip) {
+		w->skip--;
+		return 0;
+	}
+	if (len >= VG_NAME_MAX)
+		len = VG_NAME_MAX - 1;
+	if (bpf_probe_read_kernel(m->work->bytes, len, (void *)name))
+		return 1;
+	w->state = dfa_feed(m->head, w->state, m->work, len);
+	if (!(w->flags & VG_PATH_ANONYMOUS))
+		w->state = dfa_step(m->head, w->state, '/');
+	w->off++;
+	flags = dfa_flags(w->state);
+	if (flags) {
+		w->done = 1;
+		return 1;
+	}
+	return 0;
+}
+
+static long walk_store_step(__u32 i, struct storing *store)
+{
+	struct walk *w = store->w;
+	__u64 name = 0;
+	__u32 len = 0, off;
+	int step = walk_up(w, &name, &len);
+
+	if (step == WALK_CROSSED)
+		return 0;
+	if (step == WALK_END || (w->flags & VG_PATH_DISCONNECTED)) {
+		w->done = 1;
+		return 1;
+	}
+	if (w->skip) {
+		w->skip--;
+		return 0;
+	}
+	off = w->off;
+	if (len >= VG_NAME_MAX)
+		len = VG_NAME_MAX - 1;
+	if (off + len + 1 > VG_PATH_MAX) {
+		w->flags |= VG_PATH_TRUNCATED;
+		w->done = 1;
+		return 1;
+	}
+	if (off > VG_PATH_MAX || bpf_probe_read_kernel(store->out->bytes + off, len, (void *)name))
+		return 1;
+	off += len;
+	if (off > VG_PATH_MAX)
+		return 1;
+	store->out->bytes[off] = 0;
+	w->off = off + 1;
+	return 0;
+}
+
+static __always_inline void walk_begin(struct walk *w, struct task_struct *task, __u64 dentry, __u64 mnt)
+{
+	w->dentry = dentry;
+	w->mnt = mnt;
+	w->root_dentry = (__u64)task->fs->root.dentry;
+	w->root_mnt = (__u64)task->fs->root.mnt;
+	w->off = 0;
+	w->state = 0;
+	w->flags = 0;
+	w->skip = 0;
+	w->rooted = 0;
+	w->done = 0;
+}
+
+/*
+ * Feeds the automaton from w->state on, leaf first, and returns where it ends; w->off says how many components it has seen before.
+ * Global functions, so that the verifier looks at them once and not once for every way to get here.
+ */
+__noinline __u32 walk_match(struct walk *w, struct component *work)
+{
+	struct matching m;
+
+	if (!w || !work)
+		return 0;
+	m.w = w;
+	m.head = automaton();
+	m.work = work;
+	if (!m.head)
+		return 0;
+	bpf_loop(WALK_STEPS, walk_match_step, &m, 0);
+	/* The root directory itself has no component: its path is the one slash. */
+	if (w->done && !w->off && !(w->flags & (VG_PATH_DISCONNECTED | VG_PATH_ANONYMOUS)) && !dfa_flags(w->state))
+		w->state = dfa_step(m.head, w->state, '/');
+	return w->state;
+}
+
+/* Stores the components at out; returns their length, and what is known about the path in w->flags. */
+__noinline __u32 walk_store(struct walk *w, struct path_buffer *out)
+{
+	struct storing store;
+	__u32 len;
+
+	if (!w || !out)
+		return 0;
+	store.w = w;
+	store.out = out;
+	bpf_loop(WALK_STEPS, walk_store_step, &store, 0);
+	if (!w->done)
+		w->flags |= VG_PATH_TRUNCATED;
+	if (w->flags & VG_PATH_TRUNCATED)
+		count_cause(VG_CAUSE_PATH_TRUNCATED);
+	else if (!w->rooted && !(w->flags & (VG_PATH_ANONYMOUS | VG_PATH_DISCONNECTED)))
+		w->flags |= VG_PATH_OUTSIDE;
+	len = w->off;
+	return len > VG_PATH_MAX ? VG_PATH_MAX : len;
+}
+
+/* d_unlinked(): unhashed, and not a root. Roots of pseudo file systems are never hashed. */
+static __always_inline __u32 deleted_flag(__u64 dentry)
+{
+	__u64 parent = (__u64)FIELD(struct dentry, dentry, d_parent);
+
+	if (parent != dentry && !FIELD(struct dentry, dentry, d_hash.pprev))
+		return VG_PATH_DELETED;
+	return 0;
+}
+
+#endif

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * begin and complete from tracepoints: raw sys_enter and sys_exit (one pair sees 64-bit, x32 and 32-bit calls alike; the per-call
+ * syscall tracepoints never fire for 32-bit ones), io_uring_submit_req and io_uring_complete.
+ *
+ * With hook_id tracepoint the object is found at complete, behind the descriptor that was returned. With hook_id lsm the same
+ * programs serve and bpf/lsm.bpf.c adds decide.
+ *
+ *   sys_enter                the name and arguments; before anything is resolved
+ *   sys_exit                 the result; before a signal turns ERESTARTSYS into EINTR or a restart
+ *   io_uring_submit_req      a request was accepted; its name is already the kernel's copy
+ *   io_uring_complete        its result; not called for IOSQE_CQE_SKIP_SUCCESS
+ *   io_uring_req_failed      a request was refused before it was submitted
+ */
+#include "lib/uring.bpf.h"
+
+/* System call number -> VG_CALL_*; arch/x86/entry/syscalls/syscall_{64,32}.tbl */
+#define CALL_TABLE 548
+static const __u8 native_calls[CALL_TABLE] = {
+	[2] = VG_CALL_OPEN,     [85] = VG_CALL_CREAT,   [257] = VG_CALL_OPENAT,   [437] = VG_CALL_OPENAT2, [304] = VG_CALL_OPEN_BY_HANDLE_AT,
+	[59] = VG_CALL_EXECVE,  [322] = VG_CALL_EXECVEAT, [520] = VG_CALL_EXECVE, [545] = VG_CALL_EXECVEAT,
+};
+static const __u8 compat_calls[CALL_TABLE] = {
+	[5] = VG_CALL_OPEN,     [8] = VG_CALL_CREAT,    [295] = VG_CALL_OPENAT,   [437] = VG_CALL_OPENAT2, [342] = VG_CALL_OPEN_BY_HANDLE_AT,
+	[11] = VG_CALL_EXECVE,  [358] = VG_CALL_EXECVEAT,
+};
+
+/* The call behind a system call number, 0 where it is not ours. */
+static __always_inline __u32 call_of(struct task_struct *task, __u64 nr, __u32 *via)
+{
+	__u32 index = (__u32)nr & ~X32_SYSCALL_BIT;
+
+	barrier_var(index); /* one register, so that the verifier sees the bound */
+	if (index >= CALL_TABLE || !(native_calls[index] | compat_calls[index]))
+		return 0;
+	if (task->thread_info.status & TS_COMPAT) {
+		*via = VG_VIA_COMPAT32;
+		return compat_calls[index];
+	}
+	*via = (__u32)nr & X32_SYSCALL_BIT ? VG_VIA_X32 : VG_VIA_SYSCALL;
+	return native_calls[index];
+}
+
+SEC("tp_btf/sys_enter")
+int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 via = 0, call = call_of(task, nr, &via);
+
+	if (call && !is_self(task))
+		begin(call, via, (__u64)regs);
+	return 0;
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 via = 0, call = call_of(task, regs->orig_ax, &via);
+	struct pending *p;
+	struct scratch *s;
+
+	if (!call || is_self(task))
+		return 0;
+	p = bpf_task_storage_get(&pending_calls, task, 0, 0);
+	if (!p || !p->call) {
+		/* Attached while the call ran, or no storage: the registers still hold the arguments, save after an exec. */
+		struct call_args args;
+
+		s = my_scratch();
+		if (!s)
+			return 0;
+		p = &s->spare;
+		clear_pending(p);
+		p->call = call;
+		p->via = via;
+		p->dirfd = AT_FDCWD;
+		if (operation_of(call) != VG_OP_EXEC || ret) {
+			read_args(&args, (__u64)regs, via);
+			decode_args(p, &args);
+		}
+	}
+	if (!p->decided) {
+		if (operation_of(p->call) == VG_OP_OPEN)
+			p->file = ret >= 0 ? file_of_fd(task, ret) : 0;
+		else if (ret == 0 && !p->script && task->mm)
+			p->file = (__u64)task->mm->exe_file;
+	}
+	complete(p, ret);
+	return 0;
+}
+
+static __always_inline int request_submitted(struct io_kiocb *req)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 key = (__u64)req, flags = 0;
+	struct scratch *s;
+	struct pending *p;
+
+	if (!is_open_request(req) || is_self(task) || !(operation_mask & (1u << VG_OP_OPEN)))
+		return 0;
+	s = my_scratch();
+	if (!s)
+		return 0;
+	p = &s->spare;
+	begin_request(p, req);
+	take_directory(p, task, p->name.bytes[0]);
+	bpf_core_read(&flags, 4, &req->flags);
+	if (flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) {
+		/* No tracepoint will tell of its success: say now what is known. */
+		p->path_flags |= VG_NO_RESULT;
+		complete(p, 0);
+		return 0;
+	}
+	if (bpf_map_update_elem(&pending_requests, &key, p, BPF_ANY)) {
+		count_cause(VG_CAUSE_URING_FULL);
+		p->path_flags |= VG_NO_RESULT;
+		complete(p, 0);
+	}
+	return 0;
+}
+
+SEC("tp_btf/io_uring_submit_req")
+int BPF_PROG(io_uring_submit_req, struct io_kiocb *req)
+{
+	return request_submitted(req);
+}
+
+/* Its name until 6.3. */
+SEC("tp_btf/io_uring_submit_sqe")
+int BPF_PROG(io_uring_submit_sqe, struct io_kiocb *req)
+{
+	return request_submitted(req);
+}
+
+struct io_fixed_file {
+	unsigned long file_ptr;
+} __attribute__((preserve_access_index));
+struct io_rsrc_node {
+	unsigned long file_ptr;
+} __attribute__((preserve_access_index));
+struct io_rsrc_data {
+	struct io_rsrc_node **nodes;
+} __attribute__((preserve_access_index));
+struct io_file_table___files { /* until 6.12 */
+	struct io_fixed_file *files;
+} __attribute__((preserve_access_index));
+struct io_file_table___nodes { /* since 6.13 */
+	struct io_rsrc_data data;
+} __attribute__((preserve_access_index));
+struct io_file_table {
+	unsigned int alloc_hint;
+} __attribute__((preserve_access_index));
+struct io_ring_ctx {
+	struct io_file_table file_table;
+} __attribute__((preserve_access_index));
+
+/* The file in a slot of the ring's own table (registered files). */
+static __always_inline __u64 fixed_file(__u64 ctx, __u32 slot)
+{
+	__u64 table = ctx + bpf_core_field_offset(struct io_ring_ctx, file_table), entry = 0, file = 0;
+
+	if (bpf_core_field_exists(struct io_file_table___files, files)) {
+		entry = (__u64)FIELD(struct io_file_table___files, table, files) + slot * bpf_core_type_size(struct io_fixed_file);
+		file = FIELD(struct io_fixed_file, entry, file_ptr);
+	} else {
+		__u64 nodes = (__u64)FIELD(struct io_file_table___nodes, table, data.nodes);
+		bpf_probe_read_kernel(&entry, sizeof(entry), (void *)(nodes + slot * sizeof(__u64)));
+		file = entry ? FIELD(struct io_rsrc_node, entry, file_ptr) : 0;
+	}
+	return file & ~7ull; /* low bits are flags */
+}
+
+static __always_inline int request_completed(__u64 ctx, __u64 req, __s32 res)
+{
+	struct pending *p = bpf_map_lookup_elem(&pending_requests, &req);
+	struct task_struct *task;
+
+	if (!p)
+		return 0;
+	task = bpf_get_current_task_btf();
+	/* A request that a failed link cancelled was never carried out. */
+	if (res != -125) {
+		if (res >= 0)
+			p->file = !p->slot ? file_of_fd(task, res) : fixed_file(ctx, p->slot == ~0u ? (__u32)res : p->slot - 1);
+		complete(p, res);
+	}
+	bpf_map_delete_elem(&pending_requests, &req);
+	return 0;
+}
+
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(io_uring_complete, void *ctx_, void *req, __u64 user_data, int res)
+{
+	return request_completed((__u64)ctx_, (__u64)req, res);
+}
+
+/* Its arguments since 6.16. */
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(io_uring_complete_cqe, struct io_ring_ctx *ctx_, void *req, struct io_uring_cqe *cqe)
+{
+	return request_completed((__u64)ctx_, (__u64)req, cqe->res);
+}
+
+struct io_uring_sqe {
+	__s32 fd;
+	__u64 addr;
+	__u32 len;
+	__u32 open_flags;
+	__u64 addr2;
+} __attribute__((preserve_access_index));
+
+SEC("tp_btf/io_uring_req_failed")
+int BPF_PROG(io_uring_req_failed, const struct io_uring_sqe *sqe, struct io_kiocb *req, int error)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct scratch *s = my_scratch();
+	struct open_how how = {};
+	struct pending *p;
+
+	if (!s || !is_open_request(req) || is_self(task))
+		return 0;
+	p = &s->spare;
+	clear_pending(p);
+	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
+	p->via = VG_VIA_IO_URING;
+	p->dirfd = FIELD(struct io_uring_sqe, sqe, fd);
+	p->args_ptr = FIELD(struct io_uring_sqe, sqe, addr);
+	p->path_flags = VG_HAVE_ARGS | VG_HAVE_DIRFD;
+	if (p->call == VG_CALL_OPENAT) {
+		p->flags = FIELD(struct io_uring_sqe, sqe, open_flags);
+		p->mode = FIELD(struct io_uring_sqe, sqe, len);
+	} else if (bpf_probe_read_user(&how, sizeof(how), (void *)FIELD(struct io_uring_sqe, sqe, addr2))) {
+		p->path_flags &= ~VG_HAVE_ARGS;
+	} else {
+		p->flags = how.flags;
+		p->mode = how.mode;
+		p->resolve = how.resolve;
+	}
+	complete(p, error);
+	return 0;
+}

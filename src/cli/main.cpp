@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The only place where an Error becomes a line and an exit code.
+#include <cstdio>
+#include <exception>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "version.h"
+
+namespace vfsguard::cli {
+
+namespace {
+
+int main_checked(int argc, char** argv) {
+  CLI::App app("vfsguard tells who opened which file and whether they succeeded.", "vfsguard");
+  app.set_version_flag("--version", "vfsguard " VFSGUARD_VERSION);
+  app.require_subcommand(1);
+  app.set_help_all_flag("--help-all", "Help of every command");
+  app.footer(
+      "Examples:\n"
+      "  vfsguard doctor                         what works on this kernel\n"
+      "  vfsguard trace --path '/etc/**'         what happens below /etc, now\n"
+      "  vfsguard run --config policy.yaml       watch by a policy\n"
+      "Events go to standard output, everything else to standard error. Most commands need root.");
+  const std::vector<Registered> commands{add_trace(app), add_run(app), add_doctor(app), add_policy(app)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& e) {
+    return app.exit(e);
+  } catch (const CLI::CallForAllHelp& e) {
+    return app.exit(e);
+  } catch (const CLI::CallForVersion& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    std::string where = "vfsguard";
+    for (const Registered& command : commands) {
+      if (command.app->parsed() || (argc > 1 && command.app->get_name() == argv[1])) {
+        where += " " + command.app->get_name();
+        break;
+      }
+    }
+    fmt::print(stderr, "vfsguard: {}; see {} --help\n", e.what(), where);
+    return EX_USAGE;
+  }
+  for (const Registered& command : commands) {
+    if (command.app->parsed()) {
+      auto done = command.run();
+      if (!done) {
+        fmt::print(stderr, "vfsguard: {}\n", done.error().message);
+        return done.error().exit_code;
+      }
+      return *done;
+    }
+  }
+  return EX_SOFTWARE;
+}
+
+}  // namespace
+
+}  // namespace vfsguard::cli
+
+int main(int argc, char** argv) {
+  try {
+    return vfsguard::cli::main_checked(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "vfsguard: unexpected: %s\n", e.what());
+    return EX_SOFTWARE;
+  }
+}

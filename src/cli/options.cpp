@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/options.h"
+
+#include <bit>
+#include <charconv>
+
+#include <fmt/format.h>
+
+namespace vfsguard::cli {
+
+void add_common(CLI::App& app, CommonText& text) {
+  app.add_option("--hook", text.hook, "Mechanism: auto (the strongest that works), lsm, kprobe, tracepoint")->type_name("NAME");
+  app.add_option("--format", text.format, "text or json; default: text on a terminal, json elsewhere")->type_name("FORMAT");
+  app.add_option("--output", text.output, "Append to this file instead of standard output")->type_name("FILE");
+  app.add_option("--clock", text.clock, "Time stamps: realtime, or boottime (the kernel's own)")->type_name("CLOCK");
+  app.add_option("--buffer", text.buffer, "Size of the ring between kernel and agent, a power of two (2M)")->type_name("SIZE");
+}
+
+util::Result<void> apply_common(const CommonText& text, daemon::Options& options) {
+  if (text.hook == "auto") {
+    options.sensor.hook = sensor::Hook::kAuto;
+  } else if (text.hook == "lsm") {
+    options.sensor.hook = sensor::Hook::kLsm;
+  } else if (text.hook == "kprobe") {
+    options.sensor.hook = sensor::Hook::kKprobe;
+  } else if (text.hook == "tracepoint") {
+    options.sensor.hook = sensor::Hook::kTracepoint;
+  } else {
+    return util::fail(EX_USAGE, fmt::format("--hook '{}': write auto, lsm, kprobe or tracepoint", text.hook));
+  }
+  if (text.format == "json") {
+    options.format = output::FormatKind::kJson;
+  } else if (text.format == "text") {
+    options.format = output::FormatKind::kText;
+  } else if (!text.format.empty()) {
+    return util::fail(EX_USAGE, fmt::format("--format '{}': write text or json", text.format));
+  }
+  if (text.clock == "boottime") {
+    options.clock = output::ClockKind::kBoottime;
+  } else if (text.clock != "realtime") {
+    return util::fail(EX_USAGE, fmt::format("--clock '{}': write realtime or boottime", text.clock));
+  }
+  options.output = text.output;
+
+  std::uint64_t size = 0;
+  const char* end = text.buffer.data() + text.buffer.size();
+  const auto [rest, error] = std::from_chars(text.buffer.data(), end, size);
+  const std::string unit(rest, end);
+  if (unit == "K" || unit == "k") {
+    size <<= 10;
+  } else if (unit == "M" || unit == "m") {
+    size <<= 20;
+  } else if (!unit.empty()) {
+    size = 0;
+  }
+  if (error != std::errc{} || !std::has_single_bit(size) || size < 4096 || size > (1u << 30)) {
+    return util::fail(EX_USAGE, fmt::format("--buffer '{}': write a power of two from 4K to 1024M", text.buffer));
+  }
+  options.sensor.ring_bytes = static_cast<std::uint32_t>(size);
+  return {};
+}
+
+}  // namespace vfsguard::cli

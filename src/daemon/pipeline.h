@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one place where the rooms are wired together: sensor -> event -> enrich -> policy -> output. One thread.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "output/format.h"
+#include "policy/policy.h"
+#include "sensor/sensor.h"
+#include "util/result.h"
+
+namespace vfsguard::daemon {
+
+struct Options {
+  std::string command;  // "trace" or "run", for messages
+  sensor::Options sensor;
+  std::optional<output::FormatKind> format;  // none: text on a terminal, JSON Lines elsewhere
+  output::ClockKind clock = output::ClockKind::kRealtime;
+  std::string output = "-";
+  std::optional<std::chrono::milliseconds> duration;
+  std::uint64_t count = 0;  // stop after so many events; 0: never
+  // With a policy, only events that one of its rules asks for are written, and name the rule.
+  const policy::Policy* policy = nullptr;
+  const policy::Compiled* compiled = nullptr;
+};
+
+// Runs until SIGINT, SIGTERM, the duration or the count; prints the ready line and the summary on standard error.
+util::Result<void> run_pipeline(Options options);
+
+}  // namespace vfsguard::daemon

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Bytes to text that can be neither misread nor misused: a name cannot end a line, a string or a colour.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace vfsguard::output {
+
+// Appends `bytes` as the inside of a JSON string. Control characters (C0, DEL, C1), line and paragraph separators and everything
+// that changes text direction are written as \uXXXX; a byte that is not UTF-8 becomes U+FFFD. Returns false if there was one: the
+// caller then writes the exact bytes beside it.
+bool append_json(std::string_view bytes, std::string& out);
+
+// Appends `bytes` for a terminal: what append_json would escape, and every byte that is not UTF-8, as \xNN; a backslash doubled.
+void append_text(std::string_view bytes, std::string& out);
+
+void append_hex(std::string_view bytes, std::string& out);
+
+// Joins arguments as a shell would have to be given them.
+std::string join_arguments(const std::string* begin, const std::string* end);
+
+}  // namespace vfsguard::output

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Events to lines. A formatter knows no sink; it appends to a buffer that its caller owns. Not thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "event/event.h"
+#include "util/clock.h"
+
+namespace vfsguard::output {
+
+inline constexpr int kSchema = 1;
+
+enum class ClockKind { kRealtime, kBoottime };
+enum class FormatKind { kJson, kText };
+
+// Native JSON Lines (docs/event-format.md).
+class JsonFormatter {
+ public:
+  JsonFormatter(ClockKind clock, std::string host);
+
+  void append(const event::Operation& operation, std::string& out);
+  void append(const event::Lost& lost, std::string& out);
+
+ private:
+  // What does not change from event to event of one process image, rendered once.
+  struct Rendered {
+    std::weak_ptr<const event::Process> owner;
+    const event::Process* key = nullptr;
+    std::string text;
+  };
+  const std::string& rendered(const std::shared_ptr<const event::Process>& process);
+  void append_time(std::uint64_t boot_ns, std::string& out);
+
+  ClockKind clock_;
+  util::WallClock wall_;
+  std::string host_;  // the field, ready to append
+  std::vector<Rendered> cache_;
+  std::string last_cwd_;
+  std::string last_cwd_text_;
+};
+
+// Aligned text for people.
+class TextFormatter {
+ public:
+  TextFormatter(ClockKind clock, bool colour) : clock_(clock), colour_(colour) {}
+
+  static std::string header();
+  void append(const event::Operation& operation, std::string& out);
+  void append(const event::Lost& lost, std::string& out);
+
+ private:
+  void append_time(std::uint64_t boot_ns, std::string& out);
+
+  ClockKind clock_;
+  bool colour_;
+  util::WallClock wall_;
+};
+
+}  // namespace vfsguard::output

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "policy/automaton.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include <fmt/format.h>
+
+namespace vfsguard::policy {
+
+namespace {
+
+// A position automaton over the reversed tokens: state = index into `nodes`.
+struct Node {
+  enum class Kind { kOne, kMany, kOptionalDirs, kInsideDirs, kAccept };
+  Kind kind;
+  std::uint32_t set = 0;   // index into Builder::sets (kOne, kMany)
+  std::uint32_t next = 0;  // the node behind
+  std::uint32_t glob = 0;  // kAccept
+};
+
+struct StateSetHash {
+  std::size_t operator()(const std::vector<std::uint32_t>& v) const {
+    std::size_t h = 1469598103934665603ull;
+    for (const std::uint32_t x : v) {
+      h = (h ^ x) * 1099511628211ull;
+    }
+    return h;
+  }
+};
+
+class Builder {
+ public:
+  // Returns the first node of the glob.
+  std::uint32_t add(const Glob& glob, std::uint32_t index) {
+    std::uint32_t next = push({Node::Kind::kAccept, 0, 0, index});
+    // Reversed reading: the first token is read last, so chain from the front.
+    for (const GlobToken& token : glob.tokens) {
+      switch (token.kind) {
+        case GlobToken::Kind::kOne:
+          next = push({Node::Kind::kOne, set_index(token.set), next, 0});
+          break;
+        case GlobToken::Kind::kMany:
+          next = push({Node::Kind::kMany, set_index(token.set), next, 0});
+          break;
+        case GlobToken::Kind::kDirectories: {
+          // Reversed: nothing, or '/' and then anything.
+          const std::uint32_t inside = push({Node::Kind::kInsideDirs, 0, next, 0});
+          next = push({Node::Kind::kOptionalDirs, inside, next, 0});
+          break;
+        }
+      }
+    }
+    return next;
+  }
+
+  void make_classes() {
+    ByteSet slash;
+    slash.set('/');
+    set_index(slash);  // the only byte that kOptionalDirs tells from the others
+    std::map<std::vector<bool>, std::uint8_t> known;
+    for (unsigned byte = 0; byte < 256; ++byte) {
+      std::vector<bool> signature(sets_.size());
+      for (std::size_t i = 0; i < sets_.size(); ++i) {
+        signature[i] = sets_[i].test(byte);
+      }
+      const auto [it, added] = known.try_emplace(signature, static_cast<std::uint8_t>(known.size()));
+      if (added) {
+        representative_.push_back(static_cast<unsigned char>(byte));
+      }
+      class_of_[byte] = it->second;
+    }
+  }
+
+  // Subset construction from `starts`; returns the DFA state.
+  util::Result<std::uint32_t> determinize(const std::vector<std::uint32_t>& starts, const Resolve& resolve) {
+    states_by_set_.clear();
+    const std::uint32_t start = intern(closure(starts), resolve);
+    for (std::size_t i = pending_from_; i < rows_.size(); ++i) {
+      const std::vector<std::uint32_t> members = members_[i];
+      for (std::size_t c = 0; c < representative_.size(); ++c) {
+        std::vector<std::uint32_t> moved = move(members, representative_[c]);
+        const std::uint32_t target = moved.empty() ? 0 : intern(closure(std::move(moved)), resolve);
+        rows_[i][c] = target;
+        if (rows_.size() > kMaxStates) {
+          return util::fail(EX_CONFIG, fmt::format("the globs need more than {} automaton states; use fewer '*' and '**' in one set", kMaxStates));
+        }
+      }
+      members_[i].clear();
+      members_[i].shrink_to_fit();
+    }
+    pending_from_ = rows_.size();
+    return start;
+  }
+
+  void prepare() {
+    rows_.push_back(std::vector<std::uint32_t>(representative_.size(), 0));
+    members_.emplace_back();
+    accepts_.push_back(0);
+    pending_from_ = 1;
+  }
+
+  Automaton finish(std::uint32_t path_start, std::uint32_t exe_start) {
+    Automaton a;
+    std::copy(class_of_.begin(), class_of_.end(), a.head.class_of);
+    a.head.path_start = path_start;
+    a.head.exe_start = exe_start;
+    a.states.resize(rows_.size());
+    mark_final(a);
+    displace(a);
+    return a;
+  }
+
+ private:
+  std::uint32_t push(Node node) {
+    nodes_.push_back(node);
+    return static_cast<std::uint32_t>(nodes_.size() - 1);
+  }
+
+  std::uint32_t set_index(const ByteSet& set) {
+    const auto [it, added] = set_ids_.try_emplace(set.to_string(), static_cast<std::uint32_t>(sets_.size()));
+    if (added) {
+      sets_.push_back(set);
+    }
+    return it->second;
+  }
+
+  // Sorted, without duplicates, with everything that is reached without reading.
+  std::vector<std::uint32_t> closure(std::vector<std::uint32_t> from) const {
+    std::vector<std::uint32_t> all;
+    while (!from.empty()) {
+      const std::uint32_t id = from.back();
+      from.pop_back();
+      all.push_back(id);
+      const Node& node = nodes_[id];
+      if (node.kind != Node::Kind::kOne && node.kind != Node::Kind::kAccept) {
+        from.push_back(node.next);
+      }
+    }
+    std::ranges::sort(all);
+    all.erase(std::ranges::unique(all).begin(), all.end());
+    return all;
+  }
+
+  std::vector<std::uint32_t> move(const std::vector<std::uint32_t>& members, unsigned char byte) const {
+    std::vector<std::uint32_t> to;
+    for (const std::uint32_t id : members) {
+      const Node& node = nodes_[id];
+      switch (node.kind) {
+        case Node::Kind::kOne:
+          if (sets_[node.set].test(byte)) {
+            to.push_back(node.next);
+          }
+          break;
+        case Node::Kind::kMany:
+          if (sets_[node.set].test(byte)) {
+            to.push_back(id);
+          }
+          break;
+        case Node::Kind::kOptionalDirs:
+          if (byte == '/') {
+            to.push_back(node.set);
+          }
+          break;
+        case Node::Kind::kInsideDirs:
+          to.push_back(id);
+          break;
+        case Node::Kind::kAccept:
+          break;
+      }
+    }
+    return to;
+  }
+
+  std::uint32_t intern(std::vector<std::uint32_t> members, const Resolve& resolve) {
+    const auto [it, added] = states_by_set_.try_emplace(members, static_cast<std::uint32_t>(rows_.size()));
+    if (added) {
+      std::vector<std::uint32_t> globs;
+      for (const std::uint32_t id : members) {
+        if (nodes_[id].kind == Node::Kind::kAccept) {
+          globs.push_back(nodes_[id].glob);
+        }
+      }
+      std::ranges::sort(globs);
+      accepts_.push_back(globs.empty() ? 0 : resolve(globs));
+      rows_.emplace_back(representative_.size(), 0);
+      members_.push_back(std::move(members));
+    }
+    return it->second;
+  }
+
+  // A state is final when every path that goes on from it gives the same answer as it does now. Paths go on by whole components, so
+  // only the states behind a '/' count. Greatest fixed point over {unknown, one answer, several}.
+  void mark_final(Automaton& a) const {
+    constexpr std::uint64_t kUnknown = ~0ull;
+    constexpr std::uint64_t kSeveral = ~0ull - 1;
+    const std::uint8_t slash = class_of_['/'];
+    std::vector<std::uint64_t> answer(rows_.size(), kUnknown);
+    std::vector<std::vector<std::uint32_t>> callers(rows_.size());
+    for (std::size_t s = 0; s < rows_.size(); ++s) {
+      for (const std::uint32_t t : rows_[s]) {
+        if (callers[t].empty() || callers[t].back() != s) {
+          callers[t].push_back(static_cast<std::uint32_t>(s));
+        }
+      }
+    }
+    const auto join = [&](std::uint64_t x, std::uint64_t y) { return x == kUnknown ? y : y == kUnknown || x == y ? x : kSeveral; };
+    std::vector<std::uint32_t> work;
+    for (std::size_t s = 0; s < rows_.size(); ++s) {
+      answer[s] = accepts_[rows_[s][slash]];
+      work.push_back(static_cast<std::uint32_t>(s));
+    }
+    while (!work.empty()) {
+      const std::uint32_t t = work.back();
+      work.pop_back();
+      for (const std::uint32_t s : callers[t]) {
+        const std::uint64_t joined = join(answer[s], answer[t]);
+        if (joined != answer[s]) {
+          answer[s] = joined;
+          work.push_back(s);
+        }
+      }
+    }
+    for (std::size_t s = 0; s < rows_.size(); ++s) {
+      a.states[s].accept = accepts_[s];
+      if (answer[s] == accepts_[s]) {
+        a.states[s].flags = VG_STATE_FINAL | (accepts_[s] == 0 ? VG_STATE_DEAD : 0);
+      }
+    }
+  }
+
+  // First fit; rows with the most entries first, because they are the hardest to place.
+  void displace(Automaton& a) const {
+    struct Row {
+      std::uint32_t state;
+      std::vector<std::uint8_t> classes;
+    };
+    std::vector<Row> rows;
+    for (std::size_t s = 0; s < rows_.size(); ++s) {
+      std::unordered_map<std::uint32_t, std::size_t> counts;
+      for (const std::uint32_t t : rows_[s]) {
+        ++counts[t];
+      }
+      const auto most = std::ranges::max_element(counts, [](const auto& x, const auto& y) {
+        return x.second != y.second ? x.second < y.second : x.first > y.first;
+      });
+      a.states[s].fallback = most->first;
+      Row row{static_cast<std::uint32_t>(s), {}};
+      for (std::size_t c = 0; c < rows_[s].size(); ++c) {
+        if (rows_[s][c] != most->first) {
+          row.classes.push_back(static_cast<std::uint8_t>(c));
+        }
+      }
+      if (!row.classes.empty()) {
+        rows.push_back(std::move(row));
+      }
+    }
+    std::ranges::stable_sort(rows, [](const Row& x, const Row& y) { return x.classes.size() > y.classes.size(); });
+    constexpr std::uint32_t kFree = ~0u;
+    std::size_t first_free = 0;
+    for (const Row& row : rows) {
+      std::size_t base = first_free > row.classes[0] ? first_free - row.classes[0] : 0;
+      const auto fits = [&](std::size_t at) {
+        return std::ranges::all_of(row.classes, [&](std::uint8_t c) { return at + c >= a.edges.size() || a.edges[at + c].check == kFree; });
+      };
+      while (!fits(base)) {
+        ++base;
+      }
+      const std::size_t need = base + row.classes.back() + 1;
+      if (a.edges.size() < need) {
+        a.edges.resize(need, {kFree, 0});
+      }
+      for (const std::uint8_t c : row.classes) {
+        a.edges[base + c] = {row.state, rows_[row.state][c]};
+      }
+      a.states[row.state].base = static_cast<std::uint32_t>(base);
+      while (first_free < a.edges.size() && a.edges[first_free].check != kFree) {
+        ++first_free;
+      }
+    }
+    // A base plus any class stays within the table, so that a look-up outside never has to be told from a miss.
+    a.edges.resize(a.edges.size() + representative_.size(), {kFree, 0});
+  }
+
+  std::vector<Node> nodes_;
+  std::vector<ByteSet> sets_;
+  std::unordered_map<std::string, std::uint32_t> set_ids_;
+  std::array<std::uint8_t, 256> class_of_{};
+  std::vector<unsigned char> representative_;
+  std::unordered_map<std::vector<std::uint32_t>, std::uint32_t, StateSetHash> states_by_set_;
+  std::vector<std::vector<std::uint32_t>> rows_;     // state x class -> state; state 0 is dead
+  std::vector<std::vector<std::uint32_t>> members_;  // until a state's row is filled
+  std::vector<std::uint32_t> accepts_;
+  std::size_t pending_from_ = 0;
+};
+
+}  // namespace
+
+std::uint32_t Automaton::step(std::uint32_t state, unsigned char byte) const {
+  const vg_dfa_state& s = states[state];
+  const std::size_t index = s.base + head.class_of[byte];
+  if (index < edges.size() && edges[index].check == state) {
+    return edges[index].next;
+  }
+  return s.fallback;
+}
+
+std::uint32_t Automaton::match(std::uint32_t start, std::string_view path) const {
+  std::uint32_t state = start;
+  for (std::size_t i = path.size(); i-- > 0;) {
+    state = step(state, static_cast<unsigned char>(path[i]));
+  }
+  return states[state].accept;
+}
+
+util::Result<Automaton> compile(const PatternSet& paths, const PatternSet& executables) {
+  Builder builder;
+  std::vector<std::uint32_t> path_starts;
+  std::vector<std::uint32_t> exe_starts;
+  for (std::size_t i = 0; i < paths.globs.size(); ++i) {
+    path_starts.push_back(builder.add(paths.globs[i], static_cast<std::uint32_t>(i)));
+  }
+  for (std::size_t i = 0; i < executables.globs.size(); ++i) {
+    exe_starts.push_back(builder.add(executables.globs[i], static_cast<std::uint32_t>(i)));
+  }
+  builder.make_classes();
+  builder.prepare();
+  auto path_start = builder.determinize(path_starts, paths.resolve);
+  if (!path_start) {
+    return util::pass_on(path_start.error());
+  }
+  auto exe_start = builder.determinize(exe_starts, executables.resolve);
+  if (!exe_start) {
+    return util::pass_on(exe_start.error());
+  }
+  return builder.finish(*path_start, *exe_start);
+}
+
+}  // namespace vfsguard::policy

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiles sets of globs into one deterministic automaton, the same tables for kernel and user space (bpf/abi/control.h, which
+// describes the form). It reads paths from the last byte to the first: "wodahs/cte/" for /etc/shadow.
+//
+// Subset construction over the reversed globs (Rabin and Scott, 1959), byte classes, and row displacement with a fallback per state
+// (Tarjan and Yao, 1979). Cost of a match: two table look-ups a byte, however many globs there are; most paths are ruled out by the
+// first component. Limits: kMaxStates states; a set that needs more is refused with the number.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "abi/control.h"
+#include "policy/glob.h"
+#include "util/result.h"
+
+namespace vfsguard::policy {
+
+inline constexpr std::size_t kMaxStates = 1u << 20;
+
+// Immutable once compiled; any number of threads may match.
+struct Automaton {
+  vg_dfa_head head{};
+  std::vector<vg_dfa_state> states;
+  std::vector<vg_dfa_edge> edges;
+
+  [[nodiscard]] std::uint32_t step(std::uint32_t state, unsigned char byte) const;
+  // The accept value for a whole path, from one of the head's start states.
+  [[nodiscard]] std::uint32_t match(std::uint32_t start, std::string_view path) const;
+  [[nodiscard]] std::size_t bytes() const {
+    return sizeof head + states.size() * sizeof(vg_dfa_state) + edges.size() * sizeof(vg_dfa_edge);
+  }
+};
+
+// Turns the indexes of the globs that match at once into an accept value; 0 means no match.
+using Resolve = std::function<std::uint32_t(std::span<const std::uint32_t>)>;
+
+struct PatternSet {
+  std::vector<Glob> globs;
+  Resolve resolve;
+};
+
+// `paths` is entered at head.path_start, `executables` at head.exe_start.
+util::Result<Automaton> compile(const PatternSet& paths, const PatternSet& executables);
+
+}  // namespace vfsguard::policy

@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sensor/sensor.h"
+
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdarg>
+#include <cstdio>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "event/names.h"
+#include "sensor/kprobe_events.h"
+#include "util/fd.h"
+#include "vfsguard.skel.h"
+
+namespace vfsguard::sensor {
+
+namespace {
+
+// libbpf's words since the last take; the last warning is usually the reason.
+std::string& libbpf_log() {
+  static std::string log;
+  return log;
+}
+
+int log_libbpf(libbpf_print_level level, const char* format, va_list arguments) {
+  if (level != LIBBPF_WARN) {
+    return 0;
+  }
+  char line[4096];
+  const int n = vsnprintf(line, sizeof line, format, arguments);
+  libbpf_log() += line;
+  return n;
+}
+
+// The one line of libbpf's and the verifier's words that says why.
+std::string why() {
+  const std::string log = std::exchange(libbpf_log(), {});
+  std::string best;
+  std::size_t at = 0;
+  while (at < log.size()) {
+    const std::size_t end = std::min(log.find('\n', at), log.size());
+    std::string line = log.substr(at, end - at);
+    at = end + 1;
+    if (line.starts_with("libbpf: ")) {
+      line.erase(0, 8);
+    }
+    const bool frame = line.empty() || line.starts_with("--") || line.starts_with("-- ") || line.starts_with("processed ") ||
+                       line.find("failed to load object") != std::string::npos ||
+                       line.find("failed to load BPF skeleton") != std::string::npos;
+    if (!frame && best.empty()) {
+      best = line;
+    }
+  }
+  return best;
+}
+
+struct BtfDeleter {
+  void operator()(btf* b) const { btf__free(b); }
+};
+
+// What decides which programs fit this kernel; features, never version numbers.
+struct KernelFacts {
+  bool submit_req = false;    // the tracepoint's name since 6.3; io_uring_submit_sqe before
+  bool submit_sqe = false;
+  bool complete_cqe = false;  // io_uring_complete(ctx, req, cqe) since 6.16
+  bool rdonly_cast = false;
+  bool uring = false;
+  int lsm_file_open = -1;
+};
+
+util::Result<KernelFacts> kernel_facts() {
+  const std::unique_ptr<btf, BtfDeleter> kernel(btf__load_vmlinux_btf());
+  if (!kernel) {
+    return util::fail(EX_UNAVAILABLE,
+                      fmt::format("this kernel offers no type information ({}); it needs CONFIG_DEBUG_INFO_BTF=y (/sys/kernel/btf/vmlinux)",
+                                  util::errno_text(errno)));
+  }
+  KernelFacts facts;
+  facts.submit_req = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_submit_req", BTF_KIND_TYPEDEF) > 0;
+  facts.submit_sqe = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_submit_sqe", BTF_KIND_TYPEDEF) > 0;
+  facts.rdonly_cast = btf__find_by_name_kind(kernel.get(), "bpf_rdonly_cast", BTF_KIND_FUNC) > 0;
+  facts.lsm_file_open = btf__find_by_name_kind(kernel.get(), "bpf_lsm_file_open", BTF_KIND_FUNC);
+  const int complete = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_complete", BTF_KIND_TYPEDEF);
+  if (complete > 0) {
+    facts.uring = true;
+    const btf_type* type = btf__type_by_id(kernel.get(), static_cast<__u32>(complete));
+    type = btf__type_by_id(kernel.get(), type->type);  // pointer
+    type = btf__type_by_id(kernel.get(), type->type);  // prototype
+    facts.complete_cqe = btf_vlen(type) == 4;          // void *, ctx, req, cqe
+  }
+  return facts;
+}
+
+// Where LSM programs are refused as such there is no need to load everything first.
+bool lsm_programs_load(const KernelFacts& facts) {
+  if (facts.lsm_file_open <= 0) {
+    return false;
+  }
+  const bpf_insn program[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0},
+                              {.code = BPF_JMP | BPF_EXIT, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0}};
+  LIBBPF_OPTS(bpf_prog_load_opts, options);
+  options.expected_attach_type = BPF_LSM_MAC;
+  options.attach_btf_id = static_cast<__u32>(facts.lsm_file_open);
+  const util::UniqueFd fd(bpf_prog_load(BPF_PROG_TYPE_LSM, "vg_probe", "GPL", program, std::size(program), &options));
+  return static_cast<bool>(fd);
+}
+
+struct SkeletonDeleter {
+  void operator()(vfsguard_bpf* skeleton) const { vfsguard_bpf__destroy(skeleton); }
+};
+struct LinkDeleter {
+  void operator()(bpf_link* link) const { bpf_link__destroy(link); }
+};
+struct RingDeleter {
+  void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
+};
+using Link = std::unique_ptr<bpf_link, LinkDeleter>;
+
+constexpr std::uint64_t cookie(unsigned call, unsigned via) { return call | via << 8; }
+
+// The functions behind the system calls, by ABI (arch/x86/include/asm/syscall_wrapper.h). Where a 32-bit call has its own entry
+// ("compat"), the plain __ia32_ function is not what runs.
+struct CallFunction {
+  const char* symbol;
+  const char* otherwise;
+  unsigned call;
+  unsigned via;
+};
+constexpr CallFunction kCallFunctions[] = {
+    {"__x64_sys_open", nullptr, VG_CALL_OPEN, VG_VIA_SYSCALL},
+    {"__x64_sys_openat", nullptr, VG_CALL_OPENAT, VG_VIA_SYSCALL},
+    {"__x64_sys_openat2", nullptr, VG_CALL_OPENAT2, VG_VIA_SYSCALL},
+    {"__x64_sys_creat", nullptr, VG_CALL_CREAT, VG_VIA_SYSCALL},
+    {"__x64_sys_open_by_handle_at", nullptr, VG_CALL_OPEN_BY_HANDLE_AT, VG_VIA_SYSCALL},
+    {"__x64_sys_execve", nullptr, VG_CALL_EXECVE, VG_VIA_SYSCALL},
+    {"__x64_sys_execveat", nullptr, VG_CALL_EXECVEAT, VG_VIA_SYSCALL},
+    {"__ia32_compat_sys_open", "__ia32_sys_open", VG_CALL_OPEN, VG_VIA_COMPAT32},
+    {"__ia32_compat_sys_openat", "__ia32_sys_openat", VG_CALL_OPENAT, VG_VIA_COMPAT32},
+    {"__ia32_sys_openat2", nullptr, VG_CALL_OPENAT2, VG_VIA_COMPAT32},
+    {"__ia32_sys_creat", nullptr, VG_CALL_CREAT, VG_VIA_COMPAT32},
+    {"__ia32_compat_sys_open_by_handle_at", "__ia32_sys_open_by_handle_at", VG_CALL_OPEN_BY_HANDLE_AT, VG_VIA_COMPAT32},
+    {"__ia32_compat_sys_execve", "__ia32_sys_execve", VG_CALL_EXECVE, VG_VIA_COMPAT32},
+    {"__ia32_compat_sys_execveat", "__ia32_sys_execveat", VG_CALL_EXECVEAT, VG_VIA_COMPAT32},
+};
+
+}  // namespace
+
+struct Sensor::State {
+  std::unique_ptr<vfsguard_bpf, SkeletonDeleter> skeleton;
+  KprobeEvents kprobes;
+  std::vector<Link> links;
+  std::unique_ptr<ring_buffer, RingDeleter> ring;
+  Handler handler;
+  Hook hook = Hook::kAuto;
+  KernelFacts facts;
+  std::vector<bpf_program*> programs;
+  std::size_t budget = 0;
+  std::size_t consumed = 0;
+  std::uint64_t probe_misses = 0;  // of probes that are gone
+
+  [[nodiscard]] std::uint64_t misses() const { return probe_misses + kprobes.misses(); }
+
+  static int on_record(void* self, void* data, size_t size) {
+    auto* state = static_cast<State*>(self);
+    state->handler({static_cast<const std::byte*>(data), size});
+    return ++state->consumed >= state->budget ? 1 : 0;
+  }
+
+  void choose_programs(const Filter& filter);
+  void set_knobs(const Filter& filter);
+  void size_maps(const Options& options);
+  util::Result<void> fill_maps(const Filter& filter);
+  util::Result<void> attach_kprobes();
+  util::Result<bool> attach_probe(bpf_program* program, const char* symbol, bool returns, std::uint64_t with);
+  util::Result<void> check_lsm_fires();
+};
+
+void Sensor::State::choose_programs(const Filter& filter) {
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
+  const auto& p = skeleton->progs;
+  programs = {p.process_exec, p.process_exit, p.who_am_i};
+  if (filter.follow_children) {
+    programs.push_back(p.process_fork);
+  }
+  if (facts.uring) {
+    programs.push_back(p.io_uring_req_failed);
+  }
+  if (hook == Hook::kTracepoint || hook == Hook::kLsm) {
+    programs.insert(programs.end(), {p.sys_enter, p.sys_exit});
+  }
+  if (hook == Hook::kTracepoint && facts.uring && (facts.submit_req || facts.submit_sqe)) {
+    programs.push_back(facts.submit_req ? p.io_uring_submit_req : p.io_uring_submit_sqe);
+    programs.push_back(facts.complete_cqe ? p.io_uring_complete_cqe : p.io_uring_complete);
+  }
+  if (hook == Hook::kLsm) {
+    programs.push_back(p.decide_lsm);
+    if (facts.uring) {
+      programs.insert(programs.end(), {p.request_fentry, p.request_fexit});
+    }
+  }
+  if (hook == Hook::kKprobe) {
+    programs.insert(programs.end(), {p.call_enter, p.call_return, p.decide_vfs_open, p.decide_file_open, p.request_enter, p.request_return});
+  }
+  for (bpf_program* wanted : programs) {
+    bpf_program__set_autoload(wanted, true);
+  }
+}
+
+void Sensor::State::set_knobs(const Filter& filter) {
+  auto& knobs = *skeleton->rodata;
+  knobs.hook_id = static_cast<__u32>(hook);
+  knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
+  knobs.operation_mask = filter.operations;
+  knobs.only_failed = filter.only_failed ? 1 : 0;
+  knobs.only_write = filter.only_write ? 1 : 0;
+  knobs.filter_path = filter.by_path ? 1 : 0;
+  knobs.filter_exe = filter.by_exe ? 1 : 0;
+  knobs.filter_comm = filter.comms.empty() ? 0 : 1;
+  knobs.filter_uid = filter.uids.empty() ? 0 : 1;
+  knobs.filter_pid = filter.pids.empty() ? 0 : 1;
+  knobs.follow_children = filter.follow_children ? 1 : 0;
+  knobs.match_operations = filter.set_operations.empty() ? 0 : 1;
+}
+
+void Sensor::State::size_maps(const Options& options) {
+  const Filter& filter = options.filter;
+  const auto resize = [](bpf_map* map, std::size_t entries) {
+    bpf_map__set_max_entries(map, static_cast<__u32>(std::max<std::size_t>(entries, 1)));
+  };
+  resize(skeleton->maps.ring, options.ring_bytes);
+  resize(skeleton->maps.dfa_states, filter.automaton.states.size());
+  resize(skeleton->maps.dfa_edges, filter.automaton.edges.size());
+  resize(skeleton->maps.match_sets, filter.set_operations.size());
+  resize(skeleton->maps.comms, filter.comms.size());
+  resize(skeleton->maps.uids, filter.uids.size());
+}
+
+util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
+  const auto put = [](bpf_map* map, const void* key, std::size_t key_size, const void* value, std::size_t value_size) {
+    return bpf_map__update_elem(map, key, key_size, value, value_size, BPF_ANY) == 0;
+  };
+  const auto put_all = [](bpf_map* map, const auto& values) {
+    if (values.empty()) {
+      return true;
+    }
+    std::vector<__u32> keys(values.size());
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      keys[i] = static_cast<__u32>(i);
+    }
+    auto count = static_cast<__u32>(values.size());
+    return bpf_map_update_batch(bpf_map__fd(map), keys.data(), values.data(), &count, nullptr) == 0;
+  };
+  const auto& maps = skeleton->maps;
+  const __u32 zero = 0;
+  const __u8 one = 1;
+  bool ok = put(maps.dfa_head, &zero, sizeof zero, &filter.automaton.head, sizeof filter.automaton.head);
+  ok = ok && put_all(maps.dfa_states, filter.automaton.states) && put_all(maps.dfa_edges, filter.automaton.edges);
+  ok = ok && put_all(maps.match_sets, filter.set_operations);
+  for (const std::string& comm : filter.comms) {
+    char key[VG_COMM_LEN] = {};
+    comm.copy(key, sizeof key - 1);
+    ok = ok && put(maps.comms, key, sizeof key, &one, sizeof one);
+  }
+  for (const std::uint32_t uid : filter.uids) {
+    ok = ok && put(maps.uids, &uid, sizeof uid, &one, sizeof one);
+  }
+  for (const std::uint32_t pid : filter.pids) {
+    ok = ok && put(maps.pids, &pid, sizeof pid, &one, sizeof one);
+  }
+  if (!ok) {
+    return util::fail_errno(EX_OSERR, "cannot fill the filter's tables");
+  }
+  return {};
+}
+
+// False where the kernel has no such function.
+util::Result<bool> Sensor::State::attach_probe(bpf_program* program, const char* symbol, bool returns, std::uint64_t with) {
+  auto perf = kprobes.add({symbol, returns, with});
+  if (!perf) {
+    if (perf.error().code == ENOENT) {
+      return false;
+    }
+    return util::pass_on(perf.error());
+  }
+  LIBBPF_OPTS(bpf_perf_event_opts, options);
+  options.bpf_cookie = with;
+  const int fd = fcntl(perf->get(), F_DUPFD_CLOEXEC, 0);  // the link takes one over
+  bpf_link* link = bpf_program__attach_perf_event_opts(program, fd, &options);
+  if (link == nullptr) {
+    const int code = errno;
+    close(fd);
+    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach to {}", symbol), code);
+  }
+  links.emplace_back(link);
+  return true;
+}
+
+util::Result<void> Sensor::State::attach_kprobes() {
+  const auto& p = skeleton->progs;
+  KprobeEvents::remove_stale();
+  int entries = 0;
+  // Object and return first: a call that began before its return probe was there would count as missed.
+  for (const auto& [program, symbol] : {std::pair{p.decide_vfs_open, "vfs_open"}, std::pair{p.decide_file_open, "security_file_open"}}) {
+    if (auto done = attach_probe(program, symbol, false, 0); !done) {
+      return util::pass_on(done.error());
+    }
+  }
+  for (const bool returns : {true, false}) {
+    bpf_program* program = returns ? p.call_return : p.call_enter;
+    for (const CallFunction& f : kCallFunctions) {
+      auto done = attach_probe(program, f.symbol, returns, cookie(f.call, f.via));
+      if (done && !*done && f.otherwise != nullptr) {
+        done = attach_probe(program, f.otherwise, returns, cookie(f.call, f.via));
+      }
+      if (!done) {
+        return util::pass_on(done.error());
+      }
+      entries += *done ? 1 : 0;
+    }
+    if (auto done = attach_probe(returns ? p.request_return : p.request_enter, "io_openat2", returns, 0); !done) {
+      return util::pass_on(done.error());
+    }
+  }
+  if (entries == 0) {
+    return util::fail(EX_UNAVAILABLE, "none of the system calls' functions can be probed");
+  }
+  return {};
+}
+
+// A kernel can accept and attach LSM programs and never call them: "bpf" must be in its lsm= list.
+util::Result<void> Sensor::State::check_lsm_fires() {
+  const __u32 before = skeleton->bss->lsm_canary;
+  const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  if (std::atomic_ref(skeleton->bss->lsm_canary).load() == before) {
+    return util::fail(EX_UNAVAILABLE, "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list (see vfsguard doctor)");
+  }
+  return {};
+}
+
+namespace {
+
+util::Error load_error(int code, Hook hook) {
+  util::Error error;
+  error.code = -code;
+  const std::string reason = why();
+  if (-code == EPERM || -code == EACCES) {
+    error.exit_code = geteuid() == 0 ? EX_UNAVAILABLE : EX_NOPERM;
+    error.message = geteuid() == 0
+                        ? fmt::format("the kernel refuses the {} programs: {} (see vfsguard doctor)", event::hook_name(static_cast<unsigned>(hook)),
+                                      reason.empty() ? util::errno_text(-code) : reason)
+                        : "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo";
+  } else {
+    error.exit_code = EX_UNAVAILABLE;
+    error.message = fmt::format("cannot load the {} programs: {} ({})", event::hook_name(static_cast<unsigned>(hook)), util::errno_text(-code),
+                                reason.empty() ? "no reason given" : reason);
+  }
+  return error;
+}
+
+}  // namespace
+
+util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
+  libbpf_set_print(log_libbpf);
+  libbpf_log().clear();
+  if (geteuid() != 0 && access("/sys/kernel/btf/vmlinux", R_OK) == 0) {
+    // Not the last word (capabilities do without uid 0), but the load below says so in many more words.
+    const util::UniqueFd probe(bpf_map_create(BPF_MAP_TYPE_ARRAY, "vg_probe", 4, 4, 1, nullptr));
+    if (!probe) {
+      return util::fail(EX_NOPERM, "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo");
+    }
+  }
+  auto facts = kernel_facts();
+  if (!facts) {
+    return util::pass_on(facts.error());
+  }
+  if (options.hook == Hook::kAuto) {
+    // The strongest that works; a mechanism that loads but does not work is found out by attach().
+    util::Error last;
+    for (const Hook hook : {Hook::kLsm, Hook::kKprobe, Hook::kTracepoint}) {
+      if (hook == Hook::kLsm && !lsm_programs_load(*facts)) {
+        continue;
+      }
+      if (hook == Hook::kKprobe && (!KprobeEvents::tracefs() || access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) != 0)) {
+        continue;
+      }
+      Options one = options;
+      one.hook = hook;
+      auto sensor = open(one, handler);
+      if (!sensor) {
+        last = sensor.error();
+        continue;
+      }
+      if (hook == Hook::kTracepoint) {
+        return sensor;
+      }
+      // Attach for a moment to see that it works.
+      if (auto works = sensor->attach(); works) {
+        return sensor;
+      } else {
+        last = works.error();
+      }
+    }
+    return util::pass_on(last);
+  }
+
+  auto state = std::make_unique<State>();
+  state->handler = std::move(handler);
+  state->hook = options.hook;
+  state->facts = *facts;
+  state->skeleton.reset(vfsguard_bpf__open());
+  if (!state->skeleton) {
+    return util::fail(EX_SOFTWARE, fmt::format("cannot open the BPF object: {}", why()));
+  }
+  if (state->skeleton->rodata->abi_version != VG_ABI_VERSION) {
+    return util::fail(EX_SOFTWARE, fmt::format("BPF object of schema {}, program of schema {}", +state->skeleton->rodata->abi_version, VG_ABI_VERSION));
+  }
+  state->choose_programs(options.filter);
+  state->set_knobs(options.filter);
+  state->size_maps(options);
+  if (const int code = vfsguard_bpf__load(state->skeleton.get()); code != 0) {
+    return util::pass_on(load_error(code, options.hook));
+  }
+  if (auto filled = state->fill_maps(options.filter); !filled) {
+    return util::pass_on(filled.error());
+  }
+  LIBBPF_OPTS(bpf_test_run_opts, run);
+  if (bpf_prog_test_run_opts(bpf_program__fd(state->skeleton->progs.who_am_i), &run) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
+  }
+  state->ring.reset(ring_buffer__new(bpf_map__fd(state->skeleton->maps.ring), State::on_record, state.get(), nullptr));
+  if (!state->ring) {
+    return util::fail_errno(EX_OSERR, "cannot map the ring buffer");
+  }
+  return Sensor(std::move(state));
+}
+
+Sensor::Sensor(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Sensor::Sensor(Sensor&&) noexcept = default;
+Sensor& Sensor::operator=(Sensor&&) noexcept = default;
+Sensor::~Sensor() = default;
+
+util::Result<void> Sensor::attach() {
+  if (!state_->links.empty()) {
+    return {};
+  }
+  if (state_->hook == Hook::kKprobe) {
+    if (auto done = state_->attach_kprobes(); !done) {
+      detach();
+      return done;
+    }
+  }
+  for (bpf_program* program : state_->programs) {
+    const bpf_prog_type type = bpf_program__type(program);
+    if (type == BPF_PROG_TYPE_SYSCALL || type == BPF_PROG_TYPE_KPROBE) {
+      continue;
+    }
+    bpf_link* link = bpf_program__attach(program);
+    if (link == nullptr) {
+      const int code = errno;
+      detach();
+      return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {}", bpf_program__name(program)), code);
+    }
+    state_->links.emplace_back(link);
+  }
+  if (state_->hook == Hook::kLsm) {
+    if (auto fires = state_->check_lsm_fires(); !fires) {
+      detach();
+      return fires;
+    }
+  }
+  return {};
+}
+
+void Sensor::detach() {
+  state_->probe_misses = state_->misses();
+  state_->links.clear();
+  state_->kprobes.clear();
+}
+
+util::Result<std::size_t> Sensor::consume(std::size_t limit) {
+  state_->budget = limit;
+  state_->consumed = 0;
+  const int code = ring_buffer__consume(state_->ring.get());
+  // The handler stops the loop by a positive value, which libbpf hands through.
+  if (code < 0 && code != -EINTR) {
+    return util::fail_errno(EX_OSERR, "cannot read the ring buffer", -code);
+  }
+  return state_->consumed;
+}
+
+int Sensor::wait_fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }
+
+void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(1, std::memory_order_seq_cst); }
+
+Hook Sensor::hook() const { return state_->hook; }
+
+void Sensor::describe_again() { std::atomic_ref(state_->skeleton->data->describe_epoch).fetch_add(1); }
+
+Counters Sensor::counters() const {
+  Counters total;
+  const int cpus = libbpf_num_possible_cpus();
+  std::vector<vg_counters> each(static_cast<std::size_t>(std::max(cpus, 1)));
+  const __u32 zero = 0;
+  if (bpf_map_lookup_elem(bpf_map__fd(state_->skeleton->maps.counters), &zero, each.data()) == 0) {
+    for (const vg_counters& c : each) {
+      for (std::size_t i = 0; i < VG_OP_COUNT; ++i) {
+        total.operations[i].seen += c.seen[i];
+        total.operations[i].filtered += c.filtered[i];
+        total.operations[i].emitted += c.emitted[i];
+        total.operations[i].lost += c.lost[i];
+      }
+      for (std::size_t i = 0; i < VG_CAUSE_COUNT; ++i) {
+        total.causes[i] += c.cause[i];
+      }
+      total.sequences.push_back(c.seq);
+    }
+  }
+  total.probe_misses = state_->misses();
+  for (bpf_program* program : state_->programs) {
+    bpf_prog_info info{};
+    __u32 size = sizeof info;
+    if (bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &size) == 0) {
+      total.program_misses += info.recursion_misses;
+    }
+  }
+  return total;
+}
+
+}  // namespace vfsguard::sensor

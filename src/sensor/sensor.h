@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel side as an object: loads and attaches the programs of one mechanism, hands over raw records, reads the counters.
+// One thread owns a Sensor. Destroying it detaches everything; nothing is ever pinned.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "abi/control.h"
+#include "policy/automaton.h"
+#include "util/result.h"
+
+namespace vfsguard::sensor {
+
+enum class Hook { kAuto = 0, kTracepoint = VG_HOOK_TRACEPOINT, kKprobe = VG_HOOK_KPROBE, kLsm = VG_HOOK_LSM };
+
+// What the kernel side lets through; everything else is counted as filtered there. Empty lists do not filter.
+struct Filter {
+  std::uint32_t operations = ~0u;  // bit per VG_OP_*
+  bool only_failed = false;
+  bool only_write = false;
+  bool follow_children = false;
+  std::vector<std::string> comms;  // at most 15 bytes each
+  std::vector<std::uint32_t> uids;
+  std::vector<std::uint32_t> pids;
+  bool by_path = false;  // automaton.head.path_start decides
+  bool by_exe = false;   // automaton.head.exe_start decides
+  policy::Automaton automaton;
+  std::vector<std::uint32_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
+};
+
+struct Options {
+  Hook hook = Hook::kAuto;
+  std::uint32_t ring_bytes = 2u << 20;  // power of two, multiple of the page size
+  Filter filter;
+};
+
+struct OperationCounts {
+  std::uint64_t seen = 0;
+  std::uint64_t filtered = 0;
+  std::uint64_t emitted = 0;
+  std::uint64_t lost = 0;
+};
+
+struct Counters {
+  std::array<OperationCounts, VG_OP_COUNT> operations{};
+  std::array<std::uint64_t, VG_CAUSE_COUNT> causes{};
+  std::vector<std::uint64_t> sequences;  // per CPU: events emitted or lost so far
+  std::uint64_t probe_misses = 0;        // kprobes and kretprobes that did not fire, by the kernel's own count
+  std::uint64_t program_misses = 0;      // programs that the kernel skipped because of recursion
+};
+
+class Sensor {
+ public:
+  using Handler = std::function<void(std::span<const std::byte>)>;
+
+  // Loads; attaches nothing yet. Fails with the kernel's reason (EX_NOPERM, EX_UNAVAILABLE) and what to do about it.
+  static util::Result<Sensor> open(const Options& options, Handler handler);
+
+  Sensor(Sensor&&) noexcept;
+  Sensor& operator=(Sensor&&) noexcept;
+  ~Sensor();
+
+  util::Result<void> attach();
+  // No event begins after this; what is in the ring can still be consumed.
+  void detach();
+
+  // Hands over up to about `limit` records; returns how many. Never blocks.
+  util::Result<std::size_t> consume(std::size_t limit);
+  // Readable when a record came after arm().
+  [[nodiscard]] int wait_fd() const;
+  // The next record shall wake wait_fd(); without it records pile up silently, which is cheap.
+  void arm();
+
+  [[nodiscard]] Hook hook() const;
+  [[nodiscard]] Counters counters() const;
+  void describe_again();
+
+ private:
+  struct State;
+  explicit Sensor(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace vfsguard::sensor

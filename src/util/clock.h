@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ctime>
+
+#include <cstdint>
+
+namespace vfsguard::util {
+
+inline std::uint64_t clock_ns(clockid_t clock) {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+// Turns the kernel side's CLOCK_BOOTTIME into wall-clock time. The difference moves when the clock is set, so it is measured anew
+// every second of use.
+class WallClock {
+ public:
+  std::uint64_t at(std::uint64_t boot_ns) {
+    if (boot_ns > checked_ns_ + 1'000'000'000u || checked_ns_ == 0) {
+      // The tightest of a few readings: a preemption between the two clocks would show as a wrong difference.
+      std::uint64_t best = ~0ull;
+      for (int i = 0; i < 3; ++i) {
+        const std::uint64_t before = clock_ns(CLOCK_BOOTTIME);
+        const std::uint64_t wall = clock_ns(CLOCK_REALTIME);
+        const std::uint64_t after = clock_ns(CLOCK_BOOTTIME);
+        if (after - before < best) {
+          best = after - before;
+          difference_ = wall - (before + (after - before) / 2);
+        }
+      }
+      checked_ns_ = boot_ns;
+    }
+    return boot_ns + difference_;
+  }
+
+ private:
+  std::uint64_t difference_ = 0;
+  std::uint64_t checked_ns_ = 0;
+};
+
+}  // namespace vfsguard::util
