@@ -21,12 +21,12 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	if (p && p->call) {
 		/* The name's page may not have been there at begin; here is the kernel's copy. */
 		if (!(p->name_flags & VG_RAW_PRESENT)) {
-			long n = bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, bprm->filename);
+			long n = text_length(bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, bprm->filename));
 
-			if (n > 0) {
-				p->name_len = n - 1;
+			if (n >= 0) {
+				p->name_len = n;
 				p->name_flags = VG_RAW_PRESENT;
-				if (n == VG_NAME_MAX)
+				if (n == VG_NAME_MAX - 1)
 					p->name_flags |= VG_RAW_TRUNCATED;
 			}
 		}

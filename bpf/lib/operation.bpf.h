@@ -150,10 +150,10 @@ static __always_inline void take_directory(struct pending *p, struct task_struct
 /* Names that fit go along from begin; a longer one, or one whose page was not there yet, is read at complete. */
 static __always_inline void take_name(struct pending *p, struct task_struct *task)
 {
-	long n = bpf_probe_read_user_str(p->name.bytes, VG_NAME_MAX, (void *)p->args_ptr);
+	long n = text_length(bpf_probe_read_user_str(p->name.bytes, VG_NAME_MAX, (void *)p->args_ptr));
 
-	if (n > 0 && n < VG_NAME_MAX) {
-		p->name_len = n - 1;
+	if (n >= 0 && n < VG_NAME_MAX - 1) {
+		p->name_len = n;
 		p->name_flags = VG_RAW_PRESENT;
 	}
 	/* A descriptor can be closed and reused while the call runs: what it stood for is fixed here. */
@@ -305,14 +305,14 @@ __noinline int settle_name(struct scratch *s, struct pending *p, int replaced)
 		return len;
 	}
 	/* After a successful exec the caller's memory is gone: sched_process_exec took the name, if anybody could. */
-	n = replaced ? -1 : bpf_probe_read_user_str(s->name.bytes, VG_PATH_MAX, (void *)p->args_ptr);
-	if (n <= 0) {
+	n = replaced ? -1 : text_length(bpf_probe_read_user_str(s->name.bytes, VG_PATH_MAX, (void *)p->args_ptr));
+	if (n < 0) {
 		p->name_flags |= VG_RAW_FAULT;
 		count_cause(VG_CAUSE_NAME_FAULT);
 		return 0;
 	}
 	p->name_flags |= VG_RAW_PRESENT;
-	len = n - 1;
+	len = n;
 	if (len >= VG_PATH_MAX - 1)
 		p->name_flags |= VG_RAW_TRUNCATED;
 	return len;
@@ -340,11 +340,11 @@ __noinline int name_changed(struct pending *p, __u32 len)
 	/* Only what was taken at begin can be compared. */
 	if (!p || !p->name_len || p->name_len != len)
 		return false;
-	n = bpf_probe_read_user_str(p->work.bytes, VG_NAME_MAX, (void *)p->args_ptr);
-	if (n <= 0)
+	n = text_length(bpf_probe_read_user_str(p->work.bytes, VG_NAME_MAX, (void *)p->args_ptr));
+	if (n < 0)
 		return false;
-	p->changed_len = n - 1;
-	if (n - 1 != len)
+	p->changed_len = n;
+	if (n != len)
 		return true;
 	c.p = p;
 	bpf_loop(len, compare_byte, &c, 0);

@@ -21,6 +21,15 @@ extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 		value_;                                                                                     \
 	})
 
+/*
+ * Length without NUL from what the *_read_*_str helpers return, negative on a fault. An empty string counts its NUL in newer kernels
+ * only (mm/maccess.c, strncpy_from_user_nofault); before, it returns 0.
+ */
+static __always_inline long text_length(long returned)
+{
+	return returned > 0 ? returned - 1 : returned;
+}
+
 static __always_inline __u64 mount_of(__u64 vfsmount)
 {
 	return vfsmount - bpf_core_field_offset(struct mount, mnt);

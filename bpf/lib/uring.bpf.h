@@ -26,11 +26,11 @@ static __always_inline void begin_request(struct pending *p, struct io_kiocb *re
 	p->slot = FIELD(struct io_open, open, file_slot);
 	name = (__u64)FIELD(struct io_open, open, filename);
 	name = (__u64)FIELD(struct filename, name, name);
-	n = bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, (void *)name);
-	if (n > 0) {
-		p->name_len = n - 1;
+	n = text_length(bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, (void *)name));
+	if (n >= 0) {
+		p->name_len = n;
 		p->name_flags = VG_RAW_PRESENT;
-		if (n == VG_NAME_MAX)
+		if (n == VG_NAME_MAX - 1)
 			p->name_flags |= VG_RAW_TRUNCATED;
 	}
 }

@@ -262,7 +262,8 @@ std::string normalized(const std::vector<Fields>& events) {
     std::string line;
     for (const auto& [key, value] : event) {
       if (!kVolatile.contains(key)) {
-        line += fmt::format("{}={} ", key, value);
+        // io_uring's workers have the submitter's pid in their name.
+        line += fmt::format("{}={} ", key, key == "comm" && value.starts_with("iou-") ? value.substr(0, 7) : value);
       }
     }
     lines.push_back(line);
