@@ -34,7 +34,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 		p->script = bprm->interp != bprm->filename;
 	}
 	if (filter_pid) {
-		__u32 tgid = current->tgid;
+		__u32 tgid = TASK(current, tgid);
 		if (!bpf_map_lookup_elem(&pids, &tgid))
 			return 0;
 	}
@@ -62,9 +62,9 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	struct vg_exit record = {};
 	struct process_state *state;
 
-	if (current->signal->live.counter)
+	if (TASK(current, signal->live.counter))
 		return 0;
-	record.pid = current->tgid;
+	record.pid = TASK(current, tgid);
 	if (follow_children)
 		bpf_map_delete_elem(&pids, &record.pid);
 	state = bpf_task_storage_get(&processes, leader, 0, 0);

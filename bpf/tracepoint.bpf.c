@@ -33,7 +33,7 @@ static __always_inline __u32 call_of(struct task_struct *task, __u64 nr, __u32 *
 	barrier_var(index); /* one register, so that the verifier sees the bound */
 	if (index >= CALL_TABLE || !(native_calls[index] | compat_calls[index]))
 		return 0;
-	if (task->thread_info.status & TS_COMPAT) {
+	if (TASK(task, thread_info.status) & TS_COMPAT) {
 		*via = VG_VIA_COMPAT32;
 		return compat_calls[index];
 	}
@@ -56,7 +56,7 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 via = 0, call = call_of(task, regs->orig_ax, &via);
+	__u32 via = 0, call = call_of(task, FIELD(struct pt_regs, regs, orig_ax), &via);
 	struct pending *p;
 	struct scratch *s;
 
@@ -83,8 +83,8 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	if (!p->decided) {
 		if (operation_of(p->call) == VG_OP_OPEN)
 			p->file = ret >= 0 ? file_of_fd(task, ret) : 0;
-		else if (ret == 0 && !p->script && task->mm)
-			p->file = (__u64)task->mm->exe_file;
+		else if (ret == 0 && !p->script && TASK(task, mm))
+			p->file = (__u64)TASK(task, mm->exe_file);
 	}
 	complete(p, ret);
 	return 0;

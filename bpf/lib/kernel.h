@@ -165,8 +165,8 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
-	const struct cred *cred;
-	const struct cred *real_cred;
+	struct cred *cred;
+	struct cred *real_cred;
 	char comm[16];
 	struct fs_struct *fs;
 	struct files_struct *files;

@@ -21,7 +21,7 @@ static __always_inline __u32 operation_of(__u32 call)
 
 static __always_inline bool is_self(struct task_struct *task)
 {
-	return (__u32)task->tgid == self_tgid;
+	return (__u32)TASK(task, tgid) == self_tgid;
 }
 
 /* What the caller asked, from the registers of a system call. */
@@ -131,11 +131,11 @@ static __always_inline void take_directory(struct pending *p, struct task_struct
 
 	p->dirs_known = 1;
 	if (first == '/') {
-		p->dir_dentry = (__u64)task->fs->root.dentry;
-		p->dir_mnt = (__u64)task->fs->root.mnt;
+		p->dir_dentry = (__u64)TASK(task, fs->root.dentry);
+		p->dir_mnt = (__u64)TASK(task, fs->root.mnt);
 	} else if (p->dirfd == AT_FDCWD) {
-		p->dir_dentry = (__u64)task->fs->pwd.dentry;
-		p->dir_mnt = (__u64)task->fs->pwd.mnt;
+		p->dir_dentry = (__u64)TASK(task, fs->pwd.dentry);
+		p->dir_mnt = (__u64)TASK(task, fs->pwd.mnt);
 	} else {
 		file = file_of_fd(task, p->dirfd);
 		if (!file) {
@@ -261,27 +261,27 @@ static __always_inline void decide_file(struct pending *p, __u64 file, __u64 den
 
 static __always_inline void fill_subject(struct vg_event *e, struct task_struct *task)
 {
-	struct task_struct *parent = task->real_parent;
-	struct pid *pid = task->thread_pid;
+	struct task_struct *parent = TASK(task, real_parent);
+	struct pid *pid = TASK(task, thread_pid);
 	__u64 ns = 0;
 
-	e->pid = task->tgid;
-	e->tid = task->pid;
+	e->pid = TASK(task, tgid);
+	e->tid = TASK(task, pid);
 	e->ppid = parent->tgid;
-	e->uid = task->cred->uid.val;
-	e->gid = task->cred->gid.val;
-	e->euid = task->cred->euid.val;
-	e->egid = task->cred->egid.val;
-	if (bpf_core_field_exists(task->loginuid)) {
-		e->loginuid = task->loginuid.val;
-		e->session = task->sessionid;
+	e->uid = TASK(task, cred->uid.val);
+	e->gid = TASK(task, cred->gid.val);
+	e->euid = TASK(task, cred->euid.val);
+	e->egid = TASK(task, cred->egid.val);
+	if (bpf_core_field_exists(struct task_struct, loginuid)) {
+		e->loginuid = TASK(task, loginuid.val);
+		e->session = TASK(task, sessionid);
 	} else {
 		e->loginuid = ~0u;
 		e->session = ~0u;
 	}
-	e->start_ns = task->group_leader->start_boottime;
-	e->exec_id = task->self_exec_id;
-	e->mnt_ns = task->nsproxy->mnt_ns->ns.inum;
+	e->start_ns = TASK(task, group_leader->start_boottime);
+	e->exec_id = TASK(task, self_exec_id);
+	e->mnt_ns = TASK(task, nsproxy->mnt_ns->ns.inum);
 	bpf_probe_read_kernel(&ns, sizeof(ns), &pid->numbers[pid->level].ns);
 	e->pid_ns = FIELD(struct pid_namespace, ns, ns.inum);
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
@@ -442,12 +442,12 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 
 	if (off > 2 * VG_PATH_MAX)
 		return -1;
-	walk_begin(&s->walk, task, (__u64)task->fs->pwd.dentry, (__u64)task->fs->pwd.mnt);
+	walk_begin(&s->walk, task, (__u64)TASK(task, fs->pwd.dentry), (__u64)TASK(task, fs->pwd.mnt));
 	len = walk_store(&s->walk, (struct path_buffer *)(s->data + off));
 	e->cwd_len = len;
 	if (s->walk.flags & VG_PATH_TRUNCATED)
 		flags |= VG_CWD_TRUNCATED;
-	if (deleted_flag((__u64)task->fs->pwd.dentry))
+	if (deleted_flag((__u64)TASK(task, fs->pwd.dentry)))
 		flags |= VG_CWD_DELETED;
 	off += len;
 	e->path_flags = flags;

@@ -36,8 +36,8 @@ static __always_inline struct process_state *process_of(struct task_struct *task
 		count_cause(VG_CAUSE_NO_STORAGE);
 		return NULL;
 	}
-	if (state->exec_id != task->self_exec_id) {
-		state->exec_id = task->self_exec_id;
+	if (state->exec_id != TASK(task, self_exec_id)) {
+		state->exec_id = TASK(task, self_exec_id);
 		state->described_epoch = 0;
 		state->exe_match = 0;
 	}
@@ -53,7 +53,7 @@ static __always_inline bool exe_passes(struct task_struct *task, struct walk *w,
 
 	if (state && state->exe_match)
 		return state->exe_match == 2;
-	file = (__u64)task->mm->exe_file;
+	file = (__u64)TASK(task, mm->exe_file);
 	if (!head || !file)
 		return false;
 	walk_begin(w, task, file_dentry_of(file), file_mount_of(file));
@@ -69,12 +69,12 @@ static __always_inline bool exe_passes(struct task_struct *task, struct walk *w,
 static __always_inline bool subject_passes(struct task_struct *task, struct walk *w, struct component *work)
 {
 	if (filter_pid) {
-		__u32 tgid = task->tgid;
+		__u32 tgid = TASK(task, tgid);
 		if (!bpf_map_lookup_elem(&pids, &tgid))
 			return false;
 	}
 	if (filter_uid) {
-		__u32 uid = task->cred->uid.val;
+		__u32 uid = TASK(task, cred->uid.val);
 		if (!bpf_map_lookup_elem(&uids, &uid))
 			return false;
 	}
@@ -135,12 +135,12 @@ __noinline int describe_process(struct process_state *state, __u64 cgroup_id)
 	s->process.head.kind = VG_RECORD_PROCESS;
 	s->process.head.version = VG_ABI_VERSION;
 	s->process.head.cpu = bpf_get_smp_processor_id();
-	s->process.start_ns = task->group_leader->start_boottime;
-	s->process.exec_id = task->self_exec_id;
+	s->process.start_ns = TASK(task, group_leader->start_boottime);
+	s->process.exec_id = TASK(task, self_exec_id);
 	s->process.cgroup_id = cgroup_id;
-	s->process.pid = task->tgid;
+	s->process.pid = TASK(task, tgid);
 
-	file = task->mm ? (__u64)task->mm->exe_file : 0;
+	file = TASK(task, mm) ? (__u64)TASK(task, mm->exe_file) : 0;
 	if (file) {
 		__u64 inode = (__u64)FIELD(struct file, file, f_inode);
 		__u64 dentry = file_dentry_of(file);
@@ -154,9 +154,9 @@ __noinline int describe_process(struct process_state *state, __u64 cgroup_id)
 	}
 	s->process.exe_len = off;
 
-	if (task->mm) {
-		start = task->mm->arg_start;
-		end = task->mm->arg_end;
+	if (TASK(task, mm)) {
+		start = TASK(task, mm->arg_start);
+		end = TASK(task, mm->arg_end);
 		len = end > start ? (end - start > VG_PATH_MAX ? VG_PATH_MAX : end - start) : 0;
 		if (end > start && end - start > VG_PATH_MAX)
 			s->process.exe_flags |= VG_CMDLINE_TRUNCATED;
@@ -172,7 +172,7 @@ __noinline int describe_process(struct process_state *state, __u64 cgroup_id)
 		}
 	}
 
-	cgroups.node = (__u64)FIELD(struct cgroup, task->cgroups->dfl_cgrp, kn);
+	cgroups.node = (__u64)FIELD(struct cgroup, TASK(task, cgroups->dfl_cgrp), kn);
 	if (off > 2 * VG_PATH_MAX)
 		return 0;
 	cgroups.out = s->data + off;

@@ -141,8 +141,8 @@ static __always_inline void walk_begin(struct walk *w, struct task_struct *task,
 {
 	w->dentry = dentry;
 	w->mnt = mnt;
-	w->root_dentry = (__u64)task->fs->root.dentry;
-	w->root_mnt = (__u64)task->fs->root.mnt;
+	w->root_dentry = (__u64)TASK(task, fs->root.dentry);
+	w->root_mnt = (__u64)TASK(task, fs->root.mnt);
 	w->off = 0;
 	w->state = 0;
 	w->flags = 0;

@@ -8,6 +8,7 @@
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -293,15 +294,15 @@ util::Result<Policy> parse(const std::string& file, const std::string& text) {
 }
 
 util::Result<Policy> load(const std::string& file) {
+  if (std::error_code ignored; std::filesystem::is_directory(file, ignored)) {
+    return util::fail(EX_NOINPUT, fmt::format("cannot read the policy {}: it is a directory", file));
+  }
   std::ifstream in(file);
   if (!in) {
     return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the policy {}", file));
   }
   std::stringstream text;
   text << in.rdbuf();
-  if (in.bad() || (in.fail() && !in.eof())) {
-    return util::fail(EX_NOINPUT, fmt::format("cannot read the policy {}: is it a directory?", file));
-  }
   return parse(file, text.str());
 }
 

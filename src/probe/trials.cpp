@@ -416,6 +416,8 @@ Outcome try_iterator() {
   return trial.skeleton().bss->hits > 0 ? Outcome{true, {}, {}} : failed("attaches, but is never called", {});
 }
 
+bool has_kprobes() { return access("/sys/bus/event_source/devices/kprobe", F_OK) == 0; }
+
 std::string missing_capabilities() {
   std::istringstream status(read_text("/proc/self/status"));
   std::string line;
@@ -461,8 +463,8 @@ void general_checks(Report& report) {
   add("bpf_jit", jit == "0" ? failed("off: programs are interpreted, several times slower", "sysctl net.core.bpf_jit_enable=1") : Outcome{true, {}, {}},
       jit.empty() ? "always on" : jit);
 
-  const auto tracefs = sensor::KprobeEvents::tracefs();
-  add("tracefs", tracefs ? Outcome{true, {}, {}} : failed("not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"), tracefs ? *tracefs : "");
+  const bool mounted = access("/sys/kernel/tracing/events", F_OK) == 0 || access("/sys/kernel/debug/tracing/events", F_OK) == 0;
+  add("tracefs", mounted ? Outcome{true, {}, {}} : failed("not mounted", "mount -t tracefs tracefs /sys/kernel/tracing (only kprobes need it)"));
 
   const std::string uring = read_text("/proc/sys/kernel/io_uring_disabled");
   add("io_uring", {true, {}, {}}, uring.empty() ? "allowed, or not built in" : uring == "0" ? "allowed" : "restricted by kernel.io_uring_disabled=" + uring);
@@ -494,8 +496,7 @@ Report examine() {
   }
   report.observe_kprobe = try_observe(sensor::Hook::kKprobe, shop);
   if (!report.observe_kprobe.works && report.observe_kprobe.mend.empty()) {
-    report.observe_kprobe.mend = sensor::KprobeEvents::tracefs() ? "needs CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y"
-                                                                 : "mount -t tracefs tracefs /sys/kernel/tracing";
+    report.observe_kprobe.mend = has_kprobes() ? "mount -t tracefs tracefs /sys/kernel/tracing" : "a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y";
   }
   report.observe_tracepoint = try_observe(sensor::Hook::kTracepoint, shop);
   if (!report.observe_tracepoint.works && report.observe_tracepoint.mend.empty()) {

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+#include <simdjson.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "event/names.h"
+#include "output/escape.h"
+#include "output/format.h"
+#include "output/sink.h"
+
+namespace vfsguard::output {
+namespace {
+
+event::Operation sample() {
+  event::Operation operation;
+  vg_event& e = operation.raw;
+  e.head = {sizeof e, 1, VG_RECORD_EVENT, VG_ABI_VERSION};
+  e.time_ns = 1'234'567'890'123;
+  e.seq = 42;
+  e.start_ns = 99;
+  e.ino = 7;
+  e.retval = 3;
+  e.flags = O_WRONLY | O_CREAT;
+  e.mode = 0640;
+  e.dirfd = AT_FDCWD;
+  e.dev = 8u << 20 | 1;
+  e.imode = S_IFREG | 0640;
+  e.fmode = 2;
+  e.nlink = 1;
+  e.pid = e.tid = 100;
+  e.ppid = 1;
+  e.loginuid = 1000;
+  e.session = ~0u;
+  e.mnt_ns = 5;
+  e.pid_ns = 6;
+  e.path_flags = VG_PATH_OBJECT | VG_RAW_PRESENT | VG_HAVE_ARGS | VG_HAVE_DIRFD;
+  e.operation = VG_OP_OPEN;
+  e.call = VG_CALL_OPENAT;
+  e.hook = VG_HOOK_LSM;
+  std::strcpy(e.comm, "sh");
+  std::strcpy(e.parent_comm, "init");
+  std::strcpy(e.fs_type, "ext4");
+  operation.path = "/tmp/a";
+  operation.path_raw = "a";
+  operation.cwd = "/tmp";
+  auto process = std::make_shared<event::Process>();
+  process->exe = "/bin/sh";
+  process->arguments = {"sh", "-c", "echo 'x'"};
+  process->cgroup = "/";
+  operation.process = process;
+  return operation;
+}
+
+std::string json_of(const event::Operation& operation) {
+  JsonFormatter formatter(ClockKind::kBoottime, "host");
+  std::string out;
+  formatter.append(operation, out);
+  return out;
+}
+
+// The golden file is tests/golden/open.json; `VFSGUARD_UPDATE_GOLDEN=1 ctest -R unit` writes it anew.
+TEST(Json, AnEventLooksAsDocumented) {
+  const std::string file = VFSGUARD_GOLDEN "/open.json";
+  const std::string now = json_of(sample());
+  if (getenv("VFSGUARD_UPDATE_GOLDEN") != nullptr) {
+    std::ofstream(file) << now;
+  }
+  std::stringstream golden;
+  golden << std::ifstream(file).rdbuf();
+  EXPECT_EQ(now, golden.str());
+}
+
+TEST(Json, AnyBytesComeBackFromIt) {
+  std::mt19937 rng(1);
+  simdjson::dom::parser parser;
+  for (int round = 0; round < 20000; ++round) {
+    std::string name;
+    const std::size_t n = rng() % 12;
+    for (std::size_t i = 0; i < n; ++i) {
+      name += static_cast<char>(1 + rng() % 255);
+    }
+    event::Operation operation = sample();
+    operation.path = name;
+    const std::string line = json_of(operation);
+    ASSERT_EQ(line.find('\n'), line.size() - 1);
+    for (const char c : line.substr(0, line.size() - 1)) {
+      ASSERT_TRUE(static_cast<unsigned char>(c) >= 0x20 && c != 0x7f);
+    }
+    simdjson::dom::object object;
+    ASSERT_EQ(parser.parse(line).get(object), simdjson::SUCCESS) << line;
+    std::string_view hex;
+    std::string back;
+    if (object["path_hex"].get(hex) == simdjson::SUCCESS) {
+      for (std::size_t i = 0; i < hex.size(); i += 2) {
+        back += static_cast<char>(std::stoi(std::string(hex.substr(i, 2)), nullptr, 16));
+      }
+    } else {
+      back = std::string_view(object["path"]);
+    }
+    ASSERT_EQ(back, name);
+  }
+}
+
+TEST(Json, WhatAttacksTerminalsIsEscaped) {
+  std::string out;
+  EXPECT_TRUE(append_json("\x1b[31m\x07 \xc2\x9b \xe2\x80\xae \x7f", out));
+  EXPECT_EQ(out, "\\u001b[31m\\u0007 \\u009b \\u202e \\u007f");
+}
+
+TEST(Text, NoControlCharacterGetsThrough) {
+  std::string out;
+  append_text("a\n\x1b[2J\xff\xe2\x80\xae\\", out);
+  EXPECT_EQ(out, "a\\n\\x1b[2J\\xff\\xe2\\x80\\xae\\\\");
+}
+
+TEST(Text, AFailureShowsItsError) {
+  TextFormatter formatter(ClockKind::kBoottime, false);
+  event::Operation operation = sample();
+  operation.raw.retval = -EACCES;
+  std::string out;
+  formatter.append(operation, out);
+  EXPECT_NE(out.find("EACCES"), std::string::npos);
+  EXPECT_EQ(out.find('\033'), std::string::npos);
+}
+
+TEST(Names, FlagsAndErrors) {
+  std::string out;
+  event::append_open_flags(O_RDWR | O_SYNC | O_TMPFILE | 0x40000000000, out);
+  EXPECT_EQ(out, "O_RDWR|O_SYNC|O_TMPFILE|0x40000000000");
+  EXPECT_EQ(event::error_name(13), "EACCES");
+  EXPECT_EQ(event::error_name(512), "ERESTARTSYS");
+  EXPECT_EQ(event::error_name(4000), "4000");
+}
+
+TEST(Arguments, AreJoinedAsAShellWouldTakeThem) {
+  const std::string words[] = {"a", "b c", "it's", ""};
+  EXPECT_EQ(join_arguments(words, words + 4), "a 'b c' 'it'\\''s' ''");
+}
+
+TEST(Sink, LinesStayWholeWhenTheDiskIsFull) {
+  // /dev/full takes nothing at all.
+  Sink sink({}, open("/dev/full", O_WRONLY | O_CLOEXEC), "/dev/full");
+  sink.buffer() = "one\ntwo\nthree\n";
+  ASSERT_TRUE(sink.flush());
+  EXPECT_EQ(sink.dropped(), 3u);
+  EXPECT_EQ(sink.take_trouble(), ENOSPC);
+  EXPECT_EQ(sink.take_trouble(), 0);
+}
+
+TEST(Sink, AClosedPipeIsAnError) {
+  signal(SIGPIPE, SIG_IGN);
+  int fds[2];
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  close(fds[0]);
+  Sink sink(util::UniqueFd(fds[1]), fds[1], "pipe");
+  sink.buffer() = "one\n";
+  const auto done = sink.flush();
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, EPIPE);
+}
+
+}  // namespace
+}  // namespace vfsguard::output
