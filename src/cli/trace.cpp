@@ -169,7 +169,9 @@ util::Result<sensor::Filter> make_filter(const TraceText& text) {
 Registered add_trace(CLI::App& root) {
   auto text = std::make_shared<TraceText>();
   CLI::App* app = root.add_subcommand("trace", "Print file operations as they happen");
-  app->add_option("--path", text->paths, "Only paths that match (repeatable); * ? [..] within a component, ** any depth")->type_name("GLOB")->allow_extra_args(false);
+  app->add_option("--path", text->paths, "Only paths that match (repeatable); * ? [..] within a component, ** any depth")
+      ->type_name("GLOB")
+      ->allow_extra_args(false);
   app->add_option("--not-path", text->not_paths, "Not these paths (repeatable)")->type_name("GLOB")->allow_extra_args(false);
   app->add_option("--op", text->operations, "Only these operations: " + event::operation_list())->type_name("OP")->delimiter(',')->allow_extra_args(false);
   app->add_option("--comm", text->comms, "Only processes of this name (repeatable)")->type_name("NAME")->allow_extra_args(false);

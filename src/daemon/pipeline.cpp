@@ -105,9 +105,7 @@ void Pipeline::on_record(std::span<const std::byte> data) {
     return;
   }
   switch (*kind) {
-    case VG_RECORD_EVENT:
-      on_operation(data);
-      break;
+    case VG_RECORD_EVENT: on_operation(data); break;
     case VG_RECORD_PROCESS:
       if (auto process = event::decode_process(data)) {
         processes_.add(std::move(*process));
@@ -122,8 +120,7 @@ void Pipeline::on_record(std::span<const std::byte> data) {
         ++malformed_;
       }
       break;
-    default:
-      ++malformed_;
+    default: ++malformed_;
   }
 }
 
@@ -144,8 +141,7 @@ util::Result<void> Pipeline::flush() {
 }
 
 util::Result<void> Pipeline::loop() {
-  const std::uint64_t deadline =
-      options_.duration ? util::clock_ns(CLOCK_MONOTONIC) + static_cast<std::uint64_t>(options_.duration->count()) * 1'000'000u : 0;
+  const std::uint64_t deadline = options_.duration ? util::clock_ns(CLOCK_MONOTONIC) + static_cast<std::uint64_t>(options_.duration->count()) * 1'000'000u : 0;
   while (!enough()) {
     auto consumed = sensor_->consume(kBatchRecords);
     if (!consumed) {
@@ -251,17 +247,16 @@ void Pipeline::summary() {
   const std::uint64_t dropped = sink_.dropped();
   const double seconds = static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9;
   fmt::print(stderr, "summary: seen={} filtered={} emitted={} lost={} hook={} seconds={:.1f}\n{}", total.seen, total.filtered,
-             total.emitted - std::min(total.emitted, dropped), total.lost + dropped, event::hook_name(static_cast<unsigned>(sensor_->hook())), seconds,
-             lines);
+             total.emitted - std::min(total.emitted, dropped), total.lost + dropped, event::hook_name(static_cast<unsigned>(sensor_->hook())), seconds, lines);
   if (dropped > 0) {
     fmt::print(stderr, "  not written to {}: {} (counted as lost)\n", sink_.name(), dropped);
   }
   constexpr std::array<std::pair<unsigned, std::string_view>, 6> kTold{{{VG_CAUSE_NO_STORAGE, "arguments taken late for want of memory"},
-                                                                       {VG_CAUSE_PATH_TRUNCATED, "paths cut at 4096 bytes"},
-                                                                       {VG_CAUSE_CONTEXT_LOST, "process descriptions lost"},
-                                                                       {VG_CAUSE_NO_COMPLETE, "calls whose end was not seen"},
-                                                                       {VG_CAUSE_URING_FULL, "io_uring requests not followed to their end"},
-                                                                       {VG_CAUSE_NAME_FAULT, "names that could not be read"}}};
+                                                                        {VG_CAUSE_PATH_TRUNCATED, "paths cut at 4096 bytes"},
+                                                                        {VG_CAUSE_CONTEXT_LOST, "process descriptions lost"},
+                                                                        {VG_CAUSE_NO_COMPLETE, "calls whose end was not seen"},
+                                                                        {VG_CAUSE_URING_FULL, "io_uring requests not followed to their end"},
+                                                                        {VG_CAUSE_NAME_FAULT, "names that could not be read"}}};
   for (const auto& [cause, text] : kTold) {
     if (counters.causes[cause] > 0) {
       fmt::print(stderr, "  {}: {}\n", text, counters.causes[cause]);
@@ -332,7 +327,7 @@ util::Result<void> run_pipeline(Options options) {
   const char* no_colour = getenv("NO_COLOR");
   const bool colour = terminal && (no_colour == nullptr || *no_colour == '\0');
   Formatter formatter = format == output::FormatKind::kJson ? Formatter(output::JsonFormatter(options.clock, names.nodename))
-                                                           : Formatter(output::TextFormatter(options.clock, colour));
+                                                            : Formatter(output::TextFormatter(options.clock, colour));
   Pipeline pipeline(std::move(options), std::move(*sink), std::move(formatter));
   return pipeline.run();
 }

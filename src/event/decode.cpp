@@ -131,8 +131,7 @@ std::string container_of(std::string_view cgroup) {
 }
 
 util::Result<void> decode_operation(std::span<const std::byte> data, Operation& out) {
-  const auto strings = header_and_strings<vg_event>(
-      data, out.raw, [](const vg_event& e) { return std::size_t{e.path_len} + e.raw_len + e.cwd_len; });
+  const auto strings = header_and_strings<vg_event>(data, out.raw, [](const vg_event& e) { return std::size_t{e.path_len} + e.raw_len + e.cwd_len; });
   if (!strings) {
     return util::pass_on(strings.error());
   }
@@ -169,8 +168,7 @@ util::Result<void> decode_operation(std::span<const std::byte> data, Operation& 
         *out.path = fmt::format("{}:[{}]", fs, e.ino);
       }
     }
-  } else if (raw.empty() || (flags & VG_RAW_PRESENT) == 0 ||
-             (raw[0] != '/' && (flags & (VG_BASE_UNKNOWN | VG_PATH_DISCONNECTED)) != 0)) {
+  } else if (raw.empty() || (flags & VG_RAW_PRESENT) == 0 || (raw[0] != '/' && (flags & (VG_BASE_UNKNOWN | VG_PATH_DISCONNECTED)) != 0)) {
     out.path.reset();
   } else {
     std::string directory;
@@ -191,8 +189,7 @@ util::Result<void> decode_operation(std::span<const std::byte> data, Operation& 
 
 util::Result<Process> decode_process(std::span<const std::byte> data) {
   vg_process raw;
-  const auto strings = header_and_strings<vg_process>(
-      data, raw, [](const vg_process& p) { return std::size_t{p.exe_len} + p.cmdline_len + p.cgroup_len; });
+  const auto strings = header_and_strings<vg_process>(data, raw, [](const vg_process& p) { return std::size_t{p.exe_len} + p.cmdline_len + p.cgroup_len; });
   if (!strings) {
     return util::pass_on(strings.error());
   }
@@ -202,8 +199,7 @@ util::Result<Process> decode_process(std::span<const std::byte> data) {
   p.exec_id = raw.exec_id;
   p.cgroup_id = raw.cgroup_id;
   if ((raw.exe_flags & VG_PATH_OBJECT) != 0) {
-    walk_to_path(strings->substr(0, raw.exe_len), (raw.exe_flags & (VG_PATH_DETACHED | VG_PATH_ANONYMOUS | VG_PATH_TRUNCATED)) == 0,
-                 p.exe.emplace());
+    walk_to_path(strings->substr(0, raw.exe_len), (raw.exe_flags & (VG_PATH_DETACHED | VG_PATH_ANONYMOUS | VG_PATH_TRUNCATED)) == 0, p.exe.emplace());
     p.exe_deleted = (raw.exe_flags & VG_PATH_DELETED) != 0;
   }
   if ((raw.exe_flags & (VG_PATH_OBJECT | VG_CMDLINE_FAULT)) == VG_PATH_OBJECT) {

@@ -17,8 +17,7 @@ namespace vfsguard::event {
 namespace {
 
 constexpr std::array<std::string_view, VG_OP_COUNT> kOperations{"", "open", "exec"};
-constexpr std::array<std::string_view, VG_CALL_COUNT> kCalls{"",      "open",   "openat", "openat2", "creat", "open_by_handle_at",
-                                                             "execve", "execveat"};
+constexpr std::array<std::string_view, VG_CALL_COUNT> kCalls{"", "open", "openat", "openat2", "creat", "open_by_handle_at", "execve", "execveat"};
 constexpr std::array<std::string_view, 4> kVia{"syscall", "compat32", "io_uring", "x32"};
 constexpr std::array<std::string_view, 4> kHooks{"", "tracepoint", "kprobe", "lsm"};
 
@@ -28,15 +27,14 @@ struct FlagName {
   std::string_view name;
 };
 constexpr FlagName kOpenFlags[] = {
-    {0100, "O_CREAT"},          {0200, "O_EXCL"},       {0400, "O_NOCTTY"},      {01000, "O_TRUNC"},     {02000, "O_APPEND"},
-    {04000, "O_NONBLOCK"},      {04010000, "O_SYNC"},   {010000, "O_DSYNC"},     {020000, "O_ASYNC"},    {040000, "O_DIRECT"},
-    {0100000, "O_LARGEFILE"},   {020200000, "O_TMPFILE"}, {0200000, "O_DIRECTORY"}, {0400000, "O_NOFOLLOW"}, {01000000, "O_NOATIME"},
-    {02000000, "O_CLOEXEC"},    {010000000, "O_PATH"},
+    {0100, "O_CREAT"},        {0200, "O_EXCL"},        {0400, "O_NOCTTY"},      {01000, "O_TRUNC"},      {02000, "O_APPEND"},      {04000, "O_NONBLOCK"},
+    {04010000, "O_SYNC"},     {010000, "O_DSYNC"},     {020000, "O_ASYNC"},     {040000, "O_DIRECT"},    {0100000, "O_LARGEFILE"}, {020200000, "O_TMPFILE"},
+    {0200000, "O_DIRECTORY"}, {0400000, "O_NOFOLLOW"}, {01000000, "O_NOATIME"}, {02000000, "O_CLOEXEC"}, {010000000, "O_PATH"},
 };
 constexpr FlagName kAtFlags[] = {{AT_EMPTY_PATH, "AT_EMPTY_PATH"}, {AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"}, {0x10000, "AT_EXECVE_CHECK"}};
-constexpr FlagName kResolveFlags[] = {{RESOLVE_NO_XDEV, "RESOLVE_NO_XDEV"},       {RESOLVE_NO_MAGICLINKS, "RESOLVE_NO_MAGICLINKS"},
+constexpr FlagName kResolveFlags[] = {{RESOLVE_NO_XDEV, "RESOLVE_NO_XDEV"},         {RESOLVE_NO_MAGICLINKS, "RESOLVE_NO_MAGICLINKS"},
                                       {RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"}, {RESOLVE_BENEATH, "RESOLVE_BENEATH"},
-                                      {RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"},       {RESOLVE_CACHED, "RESOLVE_CACHED"}};
+                                      {RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"},         {RESOLVE_CACHED, "RESOLVE_CACHED"}};
 
 // include/linux/errno.h: never seen by the caller, but by whoever looks at the exit of the call.
 constexpr struct {
@@ -97,22 +95,14 @@ std::string operation_list() {
 
 std::string_view file_type_name(std::uint32_t imode) {
   switch (imode & S_IFMT) {
-    case S_IFREG:
-      return "regular";
-    case S_IFDIR:
-      return "directory";
-    case S_IFLNK:
-      return "symlink";
-    case S_IFIFO:
-      return "fifo";
-    case S_IFSOCK:
-      return "socket";
-    case S_IFCHR:
-      return "char_device";
-    case S_IFBLK:
-      return "block_device";
-    default:
-      return {};
+    case S_IFREG: return "regular";
+    case S_IFDIR: return "directory";
+    case S_IFLNK: return "symlink";
+    case S_IFIFO: return "fifo";
+    case S_IFSOCK: return "socket";
+    case S_IFCHR: return "char_device";
+    case S_IFBLK: return "block_device";
+    default: return {};
   }
 }
 
@@ -130,17 +120,10 @@ std::string error_name(int code) {
 
 void append_open_flags(std::uint64_t flags, std::string& out) {
   switch (flags & O_ACCMODE) {
-    case O_RDONLY:
-      out += "O_RDONLY";
-      break;
-    case O_WRONLY:
-      out += "O_WRONLY";
-      break;
-    case O_RDWR:
-      out += "O_RDWR";
-      break;
-    default:
-      out += "O_ACCMODE";
+    case O_RDONLY: out += "O_RDONLY"; break;
+    case O_WRONLY: out += "O_WRONLY"; break;
+    case O_RDWR: out += "O_RDWR"; break;
+    default: out += "O_ACCMODE";
   }
   flags &= ~static_cast<std::uint64_t>(O_ACCMODE);
   if (flags != 0) {
@@ -170,14 +153,10 @@ std::string_view fmode_name(std::uint32_t fmode, std::uint64_t flags) {
     return "rx";
   }
   switch (fmode & (kRead | kWrite)) {
-    case kRead:
-      return "r";
-    case kWrite:
-      return "w";
-    case kRead | kWrite:
-      return "rw";
-    default:
-      return "none";
+    case kRead: return "r";
+    case kWrite: return "w";
+    case kRead | kWrite: return "rw";
+    default: return "none";
   }
 }
 

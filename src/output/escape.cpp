@@ -53,8 +53,8 @@ Decoded decode(std::string_view s) {
 
 // Code points that a terminal or a reader could be misled with.
 bool harmful(std::uint32_t p) {
-  return p < 0x20 || (p >= 0x7f && p <= 0x9f) || p == 0x061c || (p >= 0x200b && p <= 0x200f) || (p >= 0x2028 && p <= 0x202e) ||
-         (p >= 0x2060 && p <= 0x206f) || p == 0xfeff || (p >= 0xfff9 && p <= 0xfffb);
+  return p < 0x20 || (p >= 0x7f && p <= 0x9f) || p == 0x061c || (p >= 0x200b && p <= 0x200f) || (p >= 0x2028 && p <= 0x202e) || (p >= 0x2060 && p <= 0x206f) ||
+         p == 0xfeff || (p >= 0xfff9 && p <= 0xfffb);
 }
 
 void append_unicode(std::uint32_t p, std::string& out) {

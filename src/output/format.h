@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "event/event.h"
@@ -19,7 +20,7 @@ enum class FormatKind { kJson, kText };
 // Native JSON Lines (docs/event-format.md).
 class JsonFormatter {
  public:
-  JsonFormatter(ClockKind clock, std::string host);
+  JsonFormatter(ClockKind clock, std::string_view host);
 
   void append(const event::Operation& operation, std::string& out);
   void append(const event::Lost& lost, std::string& out);

@@ -69,10 +69,9 @@ struct FlagText {
   std::string_view name;
 };
 constexpr FlagText kPathFlags[] = {
-    {VG_PATH_TRUNCATED, "truncated"},       {VG_PATH_DELETED, "deleted"},     {VG_PATH_OUTSIDE, "outside_root"},
-    {VG_PATH_DETACHED, "detached"},         {VG_PATH_ANONYMOUS, "anonymous"}, {VG_PATH_DISCONNECTED, "disconnected"},
-    {VG_RAW_TRUNCATED, "raw_truncated"},    {VG_RAW_FAULT, "raw_fault"},      {VG_RAW_CHANGED, "raw_changed"},
-    {VG_BASE_UNKNOWN, "base_unknown"},      {VG_NO_RESULT, "no_result"},      {VG_CWD_DELETED, "cwd_deleted"},
+    {VG_PATH_TRUNCATED, "truncated"},    {VG_PATH_DELETED, "deleted"},           {VG_PATH_OUTSIDE, "outside_root"},   {VG_PATH_DETACHED, "detached"},
+    {VG_PATH_ANONYMOUS, "anonymous"},    {VG_PATH_DISCONNECTED, "disconnected"}, {VG_RAW_TRUNCATED, "raw_truncated"}, {VG_RAW_FAULT, "raw_fault"},
+    {VG_RAW_CHANGED, "raw_changed"},     {VG_BASE_UNKNOWN, "base_unknown"},      {VG_NO_RESULT, "no_result"},         {VG_CWD_DELETED, "cwd_deleted"},
     {VG_CWD_TRUNCATED, "cwd_truncated"},
 };
 
@@ -131,7 +130,7 @@ void open_how(const vg_event& e, std::string& out) {
 
 }  // namespace
 
-JsonFormatter::JsonFormatter(ClockKind clock, std::string host) : clock_(clock), cache_(kCacheSize) {
+JsonFormatter::JsonFormatter(ClockKind clock, std::string_view host) : clock_(clock), cache_(kCacheSize) {
   bytes("host", host, host_);
   host_ += clock == ClockKind::kRealtime ? "\"clock\":\"realtime\"," : "\"clock\":\"boottime\",";
 }

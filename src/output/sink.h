@@ -33,7 +33,7 @@ class Sink {
   int take_trouble() { return std::exchange(trouble_, 0); }
 
  private:
-  static constexpr std::size_t kBatch = 256 * 1024;
+  static constexpr std::size_t kBatch = std::size_t{256} * 1024;
 
   util::UniqueFd owned_;
   int fd_;

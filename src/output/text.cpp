@@ -49,8 +49,8 @@ void TextFormatter::append(const event::Operation& operation, std::string& out) 
   }
   const bool failed = operation.has_result() && !operation.success();
   const std::string_view mode = (e.path_flags & VG_PATH_OBJECT) != 0 ? event::fmode_name(e.fmode, e.flags) : std::string_view("-");
-  fmt::format_to(std::back_inserter(out), "{:>7} {:>6} {:<16} {:<10} {}{:<16}{} {:<5} ", e.pid, e.uid, comm, call,
-                 colour_ && failed ? kRed : "", result, colour_ && failed ? kReset : "", mode);
+  fmt::format_to(std::back_inserter(out), "{:>7} {:>6} {:<16} {:<10} {}{:<16}{} {:<5} ", e.pid, e.uid, comm, call, colour_ && failed ? kRed : "", result,
+                 colour_ && failed ? kReset : "", mode);
   if (operation.path) {
     append_text(*operation.path, out);
   } else if (operation.path_raw) {

@@ -41,12 +41,8 @@ class Builder {
     // Reversed reading: the first token is read last, so chain from the front.
     for (const GlobToken& token : glob.tokens) {
       switch (token.kind) {
-        case GlobToken::Kind::kOne:
-          next = push({Node::Kind::kOne, set_index(token.set), next, 0});
-          break;
-        case GlobToken::Kind::kMany:
-          next = push({Node::Kind::kMany, set_index(token.set), next, 0});
-          break;
+        case GlobToken::Kind::kOne: next = push({Node::Kind::kOne, set_index(token.set), next, 0}); break;
+        case GlobToken::Kind::kMany: next = push({Node::Kind::kMany, set_index(token.set), next, 0}); break;
         case GlobToken::Kind::kDirectories: {
           // Reversed: nothing, or '/' and then anything.
           const std::uint32_t inside = push({Node::Kind::kInsideDirs, 0, next, 0});
@@ -166,11 +162,8 @@ class Builder {
             to.push_back(node.set);
           }
           break;
-        case Node::Kind::kInsideDirs:
-          to.push_back(id);
-          break;
-        case Node::Kind::kAccept:
-          break;
+        case Node::Kind::kInsideDirs: to.push_back(id); break;
+        case Node::Kind::kAccept: break;
       }
     }
     return to;
@@ -245,9 +238,8 @@ class Builder {
       for (const std::uint32_t t : rows_[s]) {
         ++counts[t];
       }
-      const auto most = std::ranges::max_element(counts, [](const auto& x, const auto& y) {
-        return x.second != y.second ? x.second < y.second : x.first > y.first;
-      });
+      const auto most =
+          std::ranges::max_element(counts, [](const auto& x, const auto& y) { return x.second != y.second ? x.second < y.second : x.first > y.first; });
       a.states[s].fallback = most->first;
       Row row{static_cast<std::uint32_t>(s), {}};
       for (std::size_t c = 0; c < rows_[s].size(); ++c) {

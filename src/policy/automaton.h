@@ -30,9 +30,7 @@ struct Automaton {
   [[nodiscard]] std::uint32_t step(std::uint32_t state, unsigned char byte) const;
   // The accept value for a whole path, from one of the head's start states.
   [[nodiscard]] std::uint32_t match(std::uint32_t start, std::string_view path) const;
-  [[nodiscard]] std::size_t bytes() const {
-    return sizeof head + states.size() * sizeof(vg_dfa_state) + edges.size() * sizeof(vg_dfa_edge);
-  }
+  [[nodiscard]] std::size_t bytes() const { return sizeof head + states.size() * sizeof(vg_dfa_state) + edges.size() * sizeof(vg_dfa_edge); }
 };
 
 // Turns the indexes of the globs that match at once into an accept value; 0 means no match.

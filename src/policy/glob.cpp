@@ -172,9 +172,7 @@ util::Result<Glob> parse_glob(std::string_view text) {
           glob.tokens.push_back({GlobToken::Kind::kOne, single(static_cast<unsigned char>(text[at + 1]))});
           at += 2;
           break;
-        default:
-          glob.tokens.push_back({GlobToken::Kind::kOne, single(static_cast<unsigned char>(text[at]))});
-          ++at;
+        default: glob.tokens.push_back({GlobToken::Kind::kOne, single(static_cast<unsigned char>(text[at]))}); ++at;
       }
     }
     if (auto ok = check_component(text, start, at); !ok) {
@@ -209,8 +207,7 @@ bool match_from(const std::vector<GlobToken>& tokens, std::size_t token, std::st
   const GlobToken& t = tokens[token];
   const auto fits = [&](std::size_t i) { return t.set.test(static_cast<unsigned char>(path[i])); };
   switch (t.kind) {
-    case GlobToken::Kind::kOne:
-      return !path.empty() && fits(0) && match_from(tokens, token + 1, path.substr(1));
+    case GlobToken::Kind::kOne: return !path.empty() && fits(0) && match_from(tokens, token + 1, path.substr(1));
     case GlobToken::Kind::kMany:
       for (std::size_t n = 0;; ++n) {
         if (match_from(tokens, token + 1, path.substr(n))) {

@@ -159,8 +159,8 @@ class Reader {
       for (const YAML::Node& operation : items(operations)) {
         const auto id = operation.IsScalar() ? event::operation_from_name(operation.Scalar()) : std::nullopt;
         if (!id) {
-          return at(operation, fmt::format("no operation '{}' in this version; known: {}", operation.IsScalar() ? operation.Scalar() : "",
-                                           event::operation_list()));
+          return at(operation,
+                    fmt::format("no operation '{}' in this version; known: {}", operation.IsScalar() ? operation.Scalar() : "", event::operation_list()));
         }
         rule.operations |= 1u << *id;
       }
@@ -249,9 +249,7 @@ class Reader {
   std::string file_;
 };
 
-std::size_t severity_rank(std::string_view severity) {
-  return static_cast<std::size_t>(std::ranges::find(kSeverities, severity) - kSeverities.begin());
-}
+std::size_t severity_rank(std::string_view severity) { return static_cast<std::size_t>(std::ranges::find(kSeverities, severity) - kSeverities.begin()); }
 
 }  // namespace
 

@@ -43,9 +43,9 @@ struct Policy {
 // Everything the kernel side needs to let through what some rule may ask for.
 struct Compiled {
   Automaton automaton;
-  std::vector<std::uint32_t> set_operations;           // per match set: bit per operation, for the kernel side
-  std::vector<std::vector<std::uint32_t>> set_rules;   // per match set: the rules, in order
-  std::uint32_t operations = 0;                        // all that any rule asks for
+  std::vector<std::uint32_t> set_operations;          // per match set: bit per operation, for the kernel side
+  std::vector<std::vector<std::uint32_t>> set_rules;  // per match set: the rules, in order
+  std::uint32_t operations = 0;                       // all that any rule asks for
 };
 
 util::Result<Policy> load(const std::string& file);

@@ -113,7 +113,9 @@ std::string to_text(const Report& report, bool colour) {
     out += "Nothing here can observe file access.\n";
   } else {
     fmt::format_to(std::back_inserter(out), "vfsguard will use --hook {} here.\n",
-                   report.observe_lsm.works ? "lsm" : report.observe_kprobe.works ? "kprobe" : "tracepoint");
+                   report.observe_lsm.works      ? "lsm"
+                   : report.observe_kprobe.works ? "kprobe"
+                                                 : "tracepoint");
   }
   return out;
 }

@@ -85,7 +85,6 @@ std::uint64_t KprobeEvents::misses() const {
     return 0;
   }
   std::ifstream in(*root + "/kprobe_profile");
-  const std::string group = group_of(getpid()) + "/";
   std::unordered_set<std::string> ours;
   for (const std::string& name : names_) {
     ours.insert(name.substr(name.find('/') + 1));

@@ -26,7 +26,8 @@ class KprobeEvents {
   KprobeEvents& operator=(KprobeEvents&&) = delete;
   ~KprobeEvents();
 
-  // Fails with code ENOENT where the kernel has no such symbol. Creates the probe and opens a perf event on it, ready for a program. The descriptor belongs to the caller.
+  // Fails with code ENOENT where the kernel has no such symbol. Creates the probe and opens a perf event on it, ready for a program. The descriptor belongs to
+  // the caller.
   util::Result<util::UniqueFd> add(const KprobeSpec& spec);
   // Misses of all probes of this object so far.
   [[nodiscard]] std::uint64_t misses() const;

@@ -52,8 +52,7 @@ std::string why() {
       line.erase(0, 8);
     }
     const bool frame = line.empty() || line.starts_with("--") || line.starts_with("-- ") || line.starts_with("processed ") ||
-                       line.find("failed to load object") != std::string::npos ||
-                       line.find("failed to load BPF skeleton") != std::string::npos;
+                       line.find("failed to load object") != std::string::npos || line.find("failed to load BPF skeleton") != std::string::npos;
     if (!frame && best.empty()) {
       best = line;
     }
@@ -67,7 +66,7 @@ struct BtfDeleter {
 
 // What decides which programs fit this kernel; features, never version numbers.
 struct KernelFacts {
-  bool submit_req = false;    // the tracepoint's name since 6.3; io_uring_submit_sqe before
+  bool submit_req = false;  // the tracepoint's name since 6.3; io_uring_submit_sqe before
   bool submit_sqe = false;
   bool complete_cqe = false;  // io_uring_complete(ctx, req, cqe) since 6.16
   bool rdonly_cast = false;
@@ -78,9 +77,8 @@ struct KernelFacts {
 util::Result<KernelFacts> kernel_facts() {
   const std::unique_ptr<btf, BtfDeleter> kernel(btf__load_vmlinux_btf());
   if (!kernel) {
-    return util::fail(EX_UNAVAILABLE,
-                      fmt::format("this kernel offers no type information ({}); it needs CONFIG_DEBUG_INFO_BTF=y (/sys/kernel/btf/vmlinux)",
-                                  util::errno_text(errno)));
+    return util::fail(EX_UNAVAILABLE, fmt::format("this kernel offers no type information ({}); it needs CONFIG_DEBUG_INFO_BTF=y (/sys/kernel/btf/vmlinux)",
+                                                  util::errno_text(errno)));
   }
   KernelFacts facts;
   facts.submit_req = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_submit_req", BTF_KIND_TYPEDEF) > 0;
@@ -232,9 +230,7 @@ void Sensor::State::set_knobs(const Filter& filter) {
 
 void Sensor::State::size_maps(const Options& options) {
   const Filter& filter = options.filter;
-  const auto resize = [](bpf_map* map, std::size_t entries) {
-    bpf_map__set_max_entries(map, static_cast<__u32>(std::max<std::size_t>(entries, 1)));
-  };
+  const auto resize = [](bpf_map* map, std::size_t entries) { bpf_map__set_max_entries(map, static_cast<__u32>(std::max<std::size_t>(entries, 1))); };
   resize(skeleton->maps.ring, options.ring_bytes);
   resize(skeleton->maps.dfa_states, filter.automaton.states.size());
   resize(skeleton->maps.dfa_edges, filter.automaton.edges.size());
@@ -353,10 +349,9 @@ util::Error load_error(int code, Hook hook) {
   const std::string reason = why();
   if (-code == EPERM || -code == EACCES) {
     error.exit_code = geteuid() == 0 ? EX_UNAVAILABLE : EX_NOPERM;
-    error.message = geteuid() == 0
-                        ? fmt::format("the kernel refuses the {} programs: {} (see vfsguard doctor)", event::hook_name(static_cast<unsigned>(hook)),
-                                      reason.empty() ? util::errno_text(-code) : reason)
-                        : "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo";
+    error.message = geteuid() == 0 ? fmt::format("the kernel refuses the {} programs: {} (see vfsguard doctor)", event::hook_name(static_cast<unsigned>(hook)),
+                                                 reason.empty() ? util::errno_text(-code) : reason)
+                                   : "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo";
   } else {
     error.exit_code = EX_UNAVAILABLE;
     error.message = fmt::format("cannot load the {} programs: {} ({})", event::hook_name(static_cast<unsigned>(hook)), util::errno_text(-code),

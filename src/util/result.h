@@ -28,9 +28,7 @@ struct Error {
 template <typename T>
 using Result = std::expected<T, Error>;
 
-inline std::unexpected<Error> fail(int exit_code, std::string message) {
-  return std::unexpected(Error{std::move(message), exit_code, 0});
-}
+inline std::unexpected<Error> fail(int exit_code, std::string message) { return std::unexpected(Error{std::move(message), exit_code, 0}); }
 
 // The message of an errno value, without touching locale state of other threads.
 inline std::string errno_text(int code) {

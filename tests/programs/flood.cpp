@@ -52,6 +52,5 @@ int main(int argc, char** argv) {
     t.join();
   }
   clock_gettime(CLOCK_MONOTONIC, &end);
-  std::printf("opened=%ld failed=%ld nanoseconds=%ld\n", opened.load(), failed.load(),
-              (end.tv_sec - start.tv_sec) * 1000000000L + end.tv_nsec - start.tv_nsec);
+  std::printf("opened=%ld failed=%ld nanoseconds=%ld\n", opened.load(), failed.load(), (end.tv_sec - start.tv_sec) * 1000000000L + end.tv_nsec - start.tv_nsec);
 }

@@ -44,13 +44,33 @@ void must(bool ok, const std::string& what) {
   }
 }
 
-const std::map<std::string, std::uint64_t> kFlags{
-    {"O_RDONLY", 0}, {"O_WRONLY", 1}, {"O_RDWR", 2}, {"O_ACCMODE", 3}, {"O_CREAT", O_CREAT}, {"O_EXCL", O_EXCL}, {"O_NOCTTY", O_NOCTTY},
-    {"O_TRUNC", O_TRUNC}, {"O_APPEND", O_APPEND}, {"O_NONBLOCK", O_NONBLOCK}, {"O_SYNC", O_SYNC}, {"O_DSYNC", O_DSYNC}, {"O_DIRECT", O_DIRECT},
-    {"O_DIRECTORY", O_DIRECTORY}, {"O_NOFOLLOW", O_NOFOLLOW}, {"O_NOATIME", O_NOATIME}, {"O_CLOEXEC", O_CLOEXEC}, {"O_PATH", O_PATH},
-    {"O_TMPFILE", O_TMPFILE}, {"O_LARGEFILE", 0100000}, {"AT_EMPTY_PATH", AT_EMPTY_PATH}, {"AT_SYMLINK_NOFOLLOW", AT_SYMLINK_NOFOLLOW},
-    {"RESOLVE_NO_SYMLINKS", RESOLVE_NO_SYMLINKS}, {"RESOLVE_BENEATH", RESOLVE_BENEATH}, {"RESOLVE_IN_ROOT", RESOLVE_IN_ROOT},
-    {"RESOLVE_NO_XDEV", RESOLVE_NO_XDEV}, {"RESOLVE_NO_MAGICLINKS", RESOLVE_NO_MAGICLINKS}};
+const std::map<std::string, std::uint64_t> kFlags{{"O_RDONLY", 0},
+                                                  {"O_WRONLY", 1},
+                                                  {"O_RDWR", 2},
+                                                  {"O_ACCMODE", 3},
+                                                  {"O_CREAT", O_CREAT},
+                                                  {"O_EXCL", O_EXCL},
+                                                  {"O_NOCTTY", O_NOCTTY},
+                                                  {"O_TRUNC", O_TRUNC},
+                                                  {"O_APPEND", O_APPEND},
+                                                  {"O_NONBLOCK", O_NONBLOCK},
+                                                  {"O_SYNC", O_SYNC},
+                                                  {"O_DSYNC", O_DSYNC},
+                                                  {"O_DIRECT", O_DIRECT},
+                                                  {"O_DIRECTORY", O_DIRECTORY},
+                                                  {"O_NOFOLLOW", O_NOFOLLOW},
+                                                  {"O_NOATIME", O_NOATIME},
+                                                  {"O_CLOEXEC", O_CLOEXEC},
+                                                  {"O_PATH", O_PATH},
+                                                  {"O_TMPFILE", O_TMPFILE},
+                                                  {"O_LARGEFILE", 0100000},
+                                                  {"AT_EMPTY_PATH", AT_EMPTY_PATH},
+                                                  {"AT_SYMLINK_NOFOLLOW", AT_SYMLINK_NOFOLLOW},
+                                                  {"RESOLVE_NO_SYMLINKS", RESOLVE_NO_SYMLINKS},
+                                                  {"RESOLVE_BENEATH", RESOLVE_BENEATH},
+                                                  {"RESOLVE_IN_ROOT", RESOLVE_IN_ROOT},
+                                                  {"RESOLVE_NO_XDEV", RESOLVE_NO_XDEV},
+                                                  {"RESOLVE_NO_MAGICLINKS", RESOLVE_NO_MAGICLINKS}};
 
 std::uint64_t number(const std::string& text) {
   std::uint64_t value = 0;
@@ -269,7 +289,7 @@ long Actor::files(const std::vector<std::string>& w) {
   if (v == "bind") return mount(w[1].c_str(), w[2].c_str(), nullptr, MS_BIND, nullptr);
   if (v == "bind_ro") {
     return mount(w[1].c_str(), w[2].c_str(), nullptr, MS_BIND, nullptr) != 0 ? -1
-                                                                            : mount(nullptr, w[2].c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr);
+                                                                             : mount(nullptr, w[2].c_str(), nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY, nullptr);
   }
   if (v == "tmpfs") return mount("tmpfs", w[1].c_str(), "tmpfs", 0, nullptr);
   if (v == "overlay") {  // overlay TARGET LOWER UPPER WORK
@@ -356,7 +376,7 @@ long Actor::opens(const std::vector<std::string>& w) {
     return fd;
   }
   if (v == "fifo_interrupted") {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = [](int) {};
     sigaction(SIGALRM, &action, nullptr);
     itimerval timer{{0, 0}, {0, 100000}};

@@ -23,18 +23,13 @@ util::Result<std::vector<std::string>> split(const std::string& text, const std:
       } else if (c == '\\' && i + 1 < text.size()) {
         const char e = text[++i];
         switch (e) {
-          case 'n':
-            word += '\n';
-            break;
-          case 't':
-            word += '\t';
-            break;
+          case 'n': word += '\n'; break;
+          case 't': word += '\t'; break;
           case 'x':
             word += static_cast<char>(std::stoi(text.substr(i + 1, 2), nullptr, 16));
             i += 2;
             break;
-          default:
-            word += e;
+          default: word += e;
         }
       } else {
         word += c;

@@ -51,8 +51,7 @@ const int kPatienceMs = getenv("VFSGUARD_VM") != nullptr ? 60000 : 15000;
 
 std::string scalar(simdjson::dom::element value) {
   switch (value.type()) {
-    case simdjson::dom::element_type::STRING:
-      return std::string(std::string_view(value));
+    case simdjson::dom::element_type::STRING: return std::string(std::string_view(value));
     case simdjson::dom::element_type::ARRAY: {
       std::string joined;
       for (const simdjson::dom::element item : simdjson::dom::array(value)) {
@@ -60,8 +59,7 @@ std::string scalar(simdjson::dom::element value) {
       }
       return joined;
     }
-    default:
-      return simdjson::minify(value);
+    default: return simdjson::minify(value);
   }
 }
 
@@ -217,7 +215,7 @@ std::string unmet_need(const std::vector<std::string>& needs) {
 bool holds(const Condition& c, const Fields& event, const std::map<std::string, std::string>& variables, std::string& why) {
   std::string wanted = substitute(c.value, variables);
   if (c.key == "same") {  // the object is this file, by device and inode
-    struct stat status {};
+    struct stat status{};
     if (stat(wanted.c_str(), &status) != 0) {
       why = fmt::format("cannot stat {}", wanted);
       return false;
@@ -341,9 +339,11 @@ void Runner::one(const Scenario& scenario, const std::string& hook, Tracer& trac
   std::filesystem::create_directories(directory);
   chmod(root_.c_str(), 0755);
   chmod(directory.c_str(), 0777);
-  std::map<std::string, std::string> variables{
-      {"D", directory}, {"NOOP64", options_.noop64}, {"NOOP32", options_.noop32}, {"SELF_UID", std::to_string(getuid())},
-      {"CGROUP", access("/sys/fs/cgroup/cgroup.procs", W_OK) == 0 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/unified"}};
+  std::map<std::string, std::string> variables{{"D", directory},
+                                               {"NOOP64", options_.noop64},
+                                               {"NOOP32", options_.noop32},
+                                               {"SELF_UID", std::to_string(getuid())},
+                                               {"CGROUP", access("/sys/fs/cgroup/cgroup.procs", W_OK) == 0 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/unified"}};
   prepare(scenario.setup, variables);
   if (scenario.reader_stopped) {
     tracer.freeze();
