@@ -82,8 +82,9 @@ class Builder {
         std::vector<std::uint32_t> moved = move(members, representative_[c]);
         const std::uint32_t target = moved.empty() ? 0 : intern(closure(std::move(moved)), resolve);
         rows_[i][c] = target;
-        if (rows_.size() > kMaxStates) {
-          return util::fail(EX_CONFIG, fmt::format("the globs need more than {} automaton states; use fewer '*' and '**' in one set", kMaxStates));
+        if (rows_.size() > kMaxStates || positions_ > kMaxPositions) {
+          return util::fail(EX_CONFIG, fmt::format("the globs multiply: more than {} automaton states; use fewer '?' and sets behind a '*' or '**', or fewer globs",
+                                                   std::min(rows_.size() - 1, kMaxStates)));
         }
       }
       members_[i].clear();
@@ -181,6 +182,7 @@ class Builder {
       std::ranges::sort(globs);
       accepts_.push_back(globs.empty() ? 0 : resolve(globs));
       rows_.emplace_back(representative_.size(), 0);
+      positions_ += members.size();
       members_.push_back(std::move(members));
     }
     return it->second;
@@ -288,6 +290,7 @@ class Builder {
   std::vector<std::vector<std::uint32_t>> members_;  // until a state's row is filled
   std::vector<std::uint32_t> accepts_;
   std::size_t pending_from_ = 0;
+  std::size_t positions_ = 0;
 };
 
 }  // namespace

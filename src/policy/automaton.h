@@ -4,7 +4,8 @@
 //
 // Subset construction over the reversed globs (Rabin and Scott, 1959), byte classes, and row displacement with a fallback per state
 // (Tarjan and Yao, 1979). Cost of a match: two table look-ups a byte, however many globs there are; most paths are ruled out by the
-// first component. Limits: kMaxStates states; a set that needs more is refused with the number.
+// first component. Limits: kMaxStates states,
+// kMaxPositions positions in them; a set that needs more is refused with the number.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,9 @@
 
 namespace vfsguard::policy {
 
-inline constexpr std::size_t kMaxStates = 1u << 20;
+inline constexpr std::size_t kMaxStates = 1u << 18;
+// Positions of globs in all states together: what a few dozen '?' behind a '*' multiply to.
+inline constexpr std::size_t kMaxPositions = 4u << 20;
 
 // Immutable once compiled; any number of threads may match.
 struct Automaton {

@@ -8,7 +8,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace vfsguard::policy;
-  const std::string text(reinterpret_cast<const char*>(data), std::min<std::size_t>(size, 200));
+  const std::string text(reinterpret_cast<const char*>(data), std::min<std::size_t>(size, 120));
   PatternSet set;
   std::string path = "/";
   for (std::size_t at = 0; at < text.size();) {
