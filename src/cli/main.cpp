@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only place where an Error becomes a line and an exit code.
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <vector>
@@ -35,13 +36,19 @@ int main_checked(int argc, char** argv) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
     std::string where = "vfsguard";
+    std::string why = e.what();
+    if (argc > 1 && argv[1][0] != '-' && std::ranges::none_of(commands, [&](const Registered& c) { return c.app->get_name() == argv[1]; })) {
+      why = fmt::format("there is no command '{}'; the commands are trace, run, doctor, policy", argv[1]);
+    } else if (argc == 1) {
+      why = "a command is missing: trace, run, doctor or policy";
+    }
     for (const Registered& command : commands) {
       if (command.app->parsed() || (argc > 1 && command.app->get_name() == argv[1])) {
         where += " " + command.app->get_name();
         break;
       }
     }
-    fmt::print(stderr, "vfsguard: {}; see {} --help\n", e.what(), where);
+    fmt::print(stderr, "vfsguard: {}; see {} --help\n", why, where);
     return EX_USAGE;
   }
   for (const Registered& command : commands) {

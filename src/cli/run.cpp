@@ -35,6 +35,9 @@ Registered add_run(CLI::App& root) {
               return util::pass_on(ok.error());
             }
             auto policy = policy::load(text->config);
+            if (!policy && policy.error().code == ENOENT) {
+              return util::pass_on({policy.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});
+            }
             if (!policy) {
               return util::pass_on(policy.error());
             }

@@ -83,8 +83,9 @@ class Builder {
         const std::uint32_t target = moved.empty() ? 0 : intern(closure(std::move(moved)), resolve);
         rows_[i][c] = target;
         if (rows_.size() > kMaxStates || positions_ > kMaxPositions) {
-          return util::fail(EX_CONFIG, fmt::format("the globs multiply: more than {} automaton states; use fewer '?' and sets behind a '*' or '**', or fewer globs",
-                                                   std::min(rows_.size() - 1, kMaxStates)));
+          return util::fail(EX_CONFIG,
+                            fmt::format("the globs multiply: more than {} automaton states; use fewer '?' and sets behind a '*' or '**', or fewer globs",
+                                        std::min(rows_.size() - 1, kMaxStates)));
         }
       }
       members_[i].clear();

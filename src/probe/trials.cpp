@@ -276,7 +276,11 @@ Outcome try_observe(sensor::Hook hook, const Workshop& shop) {
     }
   });
   if (!sensor) {
-    return failed(sensor.error().message, {});
+    std::string reason = sensor.error().message;
+    if (const std::size_t hint = reason.find(" (see vfsguard doctor)"); hint != std::string::npos) {
+      reason.resize(hint);
+    }
+    return failed(std::move(reason), {});
   }
   if (auto attached = sensor->attach(); !attached) {
     return failed(attached.error().message, {});

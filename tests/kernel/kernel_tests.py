@@ -514,7 +514,7 @@ def refuses(words, code, *texts, **more):
 
 def once_test_bad_command_lines(d):
     refuses(["trace", "--no-such-flag"], 64, "--no-such-flag", "trace --help")
-    refuses(["no-such-command"], 64)
+    refuses(["no-such-command"], 64, "no-such-command", "doctor")
     refuses(["trace", "--path", "etc/*"], 64, "column 1", "/**/etc/*")
     refuses(["trace", "--path", "/etc/[a"], 64, "column 6", "never closed")
     refuses(["trace", "--path", "/etc/a**"], 64, "column 7", "must stand alone")
@@ -537,7 +537,7 @@ def once_test_bad_policies(d):
             f.write(text)
         refuses(["run", "--config", f"{d}/p.yaml"], code, *texts)
         refuses(["policy", "check", f"{d}/p.yaml"], code, *texts)
-    refuses(["run", "--config", f"{d}/missing.yaml"], 66, "missing.yaml", "No such file")
+    refuses(["run", "--config", f"{d}/missing.yaml"], 66, "missing.yaml", "No such file", "--config")
     refuses(["run", "--config", d], 66, "directory")
     policy("", "p.yaml:1:1", "version: 1")
     policy("version: 1\nrules: [\n", "p.yaml:3:1", "not YAML")
