@@ -500,8 +500,14 @@ def test_shipped_policy_sees_shadow(d):
 
 # --- bad input: once, whatever the mechanism --------------------------------------------------------------------------------------
 
-def refuses(words, code, *texts, **more):
-    out = run_as([ARGS.vfsguard] + words, **more)
+def public_copy(d):
+    """The program where any user may run it: the clone may lie in a home that is closed to others."""
+    os.chmod(d, 0o755)
+    return shutil.copy(ARGS.vfsguard, f"{d}/vfsguard")
+
+
+def refuses(words, code, *texts, program=None, **more):
+    out = run_as([program or ARGS.vfsguard] + words, **more)
     said = out.stderr.decode(errors="replace")
     check(out.returncode == code, f"{words}: exit {out.returncode}, expected {code}: {said}")
     lines = [x for x in said.splitlines() if x]
@@ -553,7 +559,7 @@ def once_test_bad_policies(d):
 
 
 def once_test_without_root(d):
-    refuses(["trace"], 77, "root", uid=1234)
+    refuses(["trace"], 77, "root", uid=1234, program=public_copy(d))
 
 
 def once_test_without_type_information(d):
@@ -614,7 +620,7 @@ def once_test_doctor_is_right(d):
 
 
 def once_test_doctor_without_rights(d):
-    out = run_as([ARGS.vfsguard, "doctor", "--json"], uid=1234)
+    out = run_as([public_copy(d), "doctor", "--json"], uid=1234)
     report = json.loads(out.stdout)
     check(out.returncode == 1, f"exit {out.returncode}")
     check(not any(v["works"] for v in report["observe"].values()), report["observe"])
