@@ -257,8 +257,11 @@ class Builder {
     std::ranges::stable_sort(rows, [](const Row& x, const Row& y) { return x.classes.size() > y.classes.size(); });
     constexpr std::uint32_t kFree = ~0u;
     std::size_t first_free = 0;
+    // Where a row of the same classes went last: what did not fit before that will not fit now.
+    std::map<std::vector<std::uint8_t>, std::size_t> tried;
     for (const Row& row : rows) {
-      std::size_t base = first_free > row.classes[0] ? first_free - row.classes[0] : 0;
+      std::size_t& hint = tried[row.classes];
+      std::size_t base = std::max(hint, first_free > row.classes[0] ? first_free - row.classes[0] : 0);
       const auto fits = [&](std::size_t at) {
         return std::ranges::all_of(row.classes, [&](std::uint8_t c) { return at + c >= a.edges.size() || a.edges[at + c].check == kFree; });
       };
@@ -273,6 +276,7 @@ class Builder {
         a.edges[base + c] = {row.state, rows_[row.state][c]};
       }
       a.states[row.state].base = static_cast<std::uint32_t>(base);
+      hint = base;
       while (first_free < a.edges.size() && a.edges[first_free].check != kFree) {
         ++first_free;
       }
