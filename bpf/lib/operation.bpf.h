@@ -227,7 +227,7 @@ __noinline int decide(struct pending *p)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct stored_path *store;
 
-	if (!p || p->decided)
+	if (!p)
 		return 0;
 	p->decided = 1;
 	take_object(p);

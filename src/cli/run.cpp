@@ -30,7 +30,6 @@ Registered add_run(CLI::App& root) {
       "  vfsguard run --format json --output /var/log/vfsguard.jsonl");
   return {app, [text]() -> util::Result<int> {
             daemon::Options options;
-            options.command = "run";
             if (auto ok = apply_common(text->common, options); !ok) {
               return util::pass_on(ok.error());
             }

@@ -192,7 +192,6 @@ Registered add_trace(CLI::App& root) {
       "A name that never led to a file is matched as it was given, made absolute; path_flags says 'unresolved'.");
   return {app, [text]() -> util::Result<int> {
             daemon::Options options;
-            options.command = "trace";
             if (auto ok = apply_common(text->common, options); !ok) {
               return util::pass_on(ok.error());
             }

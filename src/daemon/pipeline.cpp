@@ -28,6 +28,14 @@ namespace {
 using Formatter = std::variant<output::JsonFormatter, output::TextFormatter>;
 
 constexpr std::size_t kBatchRecords = 4096;
+// What this kernel refuses, doctor explains.
+util::Error with_hint(util::Error error) {
+  if (error.exit_code == EX_UNAVAILABLE) {
+    error.message += " (see vfsguard doctor)";
+  }
+  return error;
+}
+
 // While there is work the reader comes back after this long instead of being woken for each record.
 constexpr int kBusyPauseMs = 4;
 
@@ -286,14 +294,14 @@ util::Result<void> Pipeline::run() {
 
   auto sensor = sensor::Sensor::open(options_.sensor, [this](std::span<const std::byte> data) { on_record(data); });
   if (!sensor) {
-    return util::pass_on(sensor.error());
+    return util::pass_on(with_hint(sensor.error()));
   }
   sensor_.emplace(std::move(*sensor));
   // The automaton and what loading took (the kernel's type information, the verifier's words) are not needed any more.
   options_.sensor.filter.automaton = {};
   malloc_trim(0);
   if (auto attached = sensor_->attach(); !attached) {
-    return attached;
+    return util::pass_on(with_hint(attached.error()));
   }
   utsname kernel{};
   uname(&kernel);

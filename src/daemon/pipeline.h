@@ -15,7 +15,6 @@
 namespace vfsguard::daemon {
 
 struct Options {
-  std::string command;  // "trace" or "run", for messages
   sensor::Options sensor;
   std::optional<output::FormatKind> format;  // none: text on a terminal, JSON Lines elsewhere
   output::ClockKind clock = output::ClockKind::kRealtime;

@@ -276,11 +276,7 @@ Outcome try_observe(sensor::Hook hook, const Workshop& shop) {
     }
   });
   if (!sensor) {
-    std::string reason = sensor.error().message;
-    if (const std::size_t hint = reason.find(" (see vfsguard doctor)"); hint != std::string::npos) {
-      reason.resize(hint);
-    }
-    return failed(std::move(reason), {});
+    return failed(sensor.error().message, {});
   }
   if (auto attached = sensor->attach(); !attached) {
     return failed(attached.error().message, {});
@@ -420,8 +416,6 @@ Outcome try_iterator() {
   return trial.skeleton().bss->hits > 0 ? Outcome{true, {}, {}} : failed("attaches, but is never called", {});
 }
 
-bool has_kprobes() { return access("/sys/bus/event_source/devices/kprobe", F_OK) == 0; }
-
 std::string missing_capabilities() {
   std::istringstream status(read_text("/proc/self/status"));
   std::string line;
@@ -500,7 +494,8 @@ Report examine() {
   }
   report.observe_kprobe = try_observe(sensor::Hook::kKprobe, shop);
   if (!report.observe_kprobe.works && report.observe_kprobe.mend.empty()) {
-    report.observe_kprobe.mend = has_kprobes() ? "mount -t tracefs tracefs /sys/kernel/tracing" : "a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y";
+    report.observe_kprobe.mend =
+        sensor::KprobeEvents::built_in() ? "mount -t tracefs tracefs /sys/kernel/tracing" : "a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y";
   }
   report.observe_tracepoint = try_observe(sensor::Hook::kTracepoint, shop);
   if (!report.observe_tracepoint.works && report.observe_tracepoint.mend.empty()) {

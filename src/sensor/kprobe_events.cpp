@@ -42,9 +42,10 @@ std::string group_of(pid_t pid) { return fmt::format("vfsguard_{}", pid); }
 
 }  // namespace
 
+bool KprobeEvents::built_in() { return access("/sys/bus/event_source/devices/kprobe", F_OK) == 0 || access("/sys/bus/event_source/devices", F_OK) != 0; }
+
 util::Result<std::string> KprobeEvents::tracefs() {
-  // The perf event source is there exactly when kprobe events are built in.
-  if (access("/sys/bus/event_source/devices/kprobe", F_OK) != 0 && access("/sys/bus/event_source/devices", F_OK) == 0) {
+  if (!built_in()) {
     return util::fail(EX_UNAVAILABLE, "this kernel has no kprobes; it needs CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y");
   }
   for (const char* root : {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"}) {

@@ -33,6 +33,8 @@ class KprobeEvents {
   [[nodiscard]] std::uint64_t misses() const;
   void clear();
 
+  // False only where the kernel surely lacks them: the perf event source is there exactly when kprobe events are built in.
+  static bool built_in();
   // Where tracefs is mounted; fails with the mend.
   static util::Result<std::string> tracefs();
   // Removes probes of agents that no longer run.

@@ -336,7 +336,7 @@ util::Result<void> Sensor::State::check_lsm_fires() {
   const __u32 before = skeleton->bss->lsm_canary;
   const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
   if (std::atomic_ref(skeleton->bss->lsm_canary).load() == before) {
-    return util::fail(EX_UNAVAILABLE, "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list (see vfsguard doctor)");
+    return util::fail(EX_UNAVAILABLE, "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list");
   }
   return {};
 }
@@ -349,7 +349,7 @@ util::Error load_error(int code, Hook hook) {
   const std::string reason = why();
   if (-code == EPERM || -code == EACCES) {
     error.exit_code = geteuid() == 0 ? EX_UNAVAILABLE : EX_NOPERM;
-    error.message = geteuid() == 0 ? fmt::format("the kernel refuses the {} programs: {} (see vfsguard doctor)", event::hook_name(static_cast<unsigned>(hook)),
+    error.message = geteuid() == 0 ? fmt::format("the kernel refuses the {} programs: {}", event::hook_name(static_cast<unsigned>(hook)),
                                                  reason.empty() ? util::errno_text(-code) : reason)
                                    : "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo";
   } else {
