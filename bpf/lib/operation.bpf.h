@@ -231,7 +231,8 @@ __noinline int decide(struct pending *p)
 		return 0;
 	p->decided = 1;
 	take_object(p);
-	if (!subject_passes(task, &p->walk, &p->work))
+	/* An exec is filtered by what the process becomes, which complete sees; the rest by who asks, here already to save the walk. */
+	if (operation_of(p->call) != VG_OP_EXEC && !subject_passes(task, &p->walk, &p->work))
 		return 0;
 	p->match = match_object(p, &p->walk, &p->work);
 	if (!p->match)

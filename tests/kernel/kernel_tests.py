@@ -251,6 +251,16 @@ def test_filter_by_operation(d):
     check(events[-1]["comm"] == "cat" and events[-1]["cmdline"] == f"cat {d}/a" and events[-1]["success"], f"{events[-1]}")
 
 
+def test_exec_is_filtered_by_what_it_became(d):
+    shutil.copy(program("noop64"), f"{d}/became")
+    for words in (["--comm", "became"], ["--exe", f"{d}/became"]):
+        t = trace("--op", "exec", *words)
+        run_as([f"{d}/became"])
+        t.stop()
+        check([e["path"] for e in t.events() if e["success"]] == [f"{d}/became"], f"{words}: {t.events()}")
+        account_holds(t)
+
+
 def test_filter_failed(d):
     touch(f"{d}/a")
     t = trace("--path", f"{d}/**", "--failed")
