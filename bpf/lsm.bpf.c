@@ -34,6 +34,14 @@ int BPF_PROG(request_fentry, struct io_kiocb *req)
 SEC("fexit/io_openat2")
 int BPF_PROG(request_fexit, struct io_kiocb *req, unsigned int issue_flags, int ret)
 {
-	complete_uring(ret);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct pending *p = bpf_task_storage_get(&pending_calls, task, 0, 0);
+	long result = ret;
+
+	if (!p || !p->call || !request_ended(p, &result))
+		return 0;
+	if (!p->decided && result >= 0 && !p->slot)
+		p->file = file_of_fd(task, result); /* O_PATH */
+	complete(p, result);
 	return 0;
 }

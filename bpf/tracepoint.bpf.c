@@ -90,12 +90,52 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 	return 0;
 }
 
-static __always_inline int request_submitted(struct io_kiocb *req)
+/*
+ * Requests are completed by one program that the three io_uring ones tail-call: the verifier then looks at `complete` once for all of
+ * them, which is most of what a start costs. Raw tracepoints, because typed ones (tp_btf) of different tracepoints cannot share.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} request_finisher SEC(".maps");
+
+/* Completes the request at `key` in pending_requests or, for 0, the one in s->spare. Does not return. */
+static __always_inline void hand_over(void *ctx, struct scratch *s, __u64 key, __s32 result)
+{
+	s->finishing = key;
+	s->result = result;
+	bpf_tail_call(ctx, &request_finisher, 0);
+}
+
+SEC("raw_tp")
+int finish_request(void *ctx)
+{
+	struct scratch *s = my_scratch();
+	struct pending *p;
+	__u64 key;
+
+	if (!s)
+		return 0;
+	key = s->finishing;
+	p = key ? bpf_map_lookup_elem(&pending_requests, &key) : &s->spare;
+	if (!p)
+		return 0;
+	complete(p, s->result);
+	if (key)
+		bpf_map_delete_elem(&pending_requests, &key);
+	return 0;
+}
+
+/* io_uring_submit_req, or io_uring_submit_sqe as it was called until 6.3. */
+SEC("raw_tp")
+int BPF_PROG(io_uring_submit, __u64 req)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 key = (__u64)req, flags = 0;
 	struct scratch *s;
 	struct pending *p;
+	__u32 flags = 0;
 
 	if (!is_open_request(req) || is_self(task) || !(operation_mask & (1u << VG_OP_OPEN)))
 		return 0;
@@ -105,32 +145,17 @@ static __always_inline int request_submitted(struct io_kiocb *req)
 	p = &s->spare;
 	begin_request(p, req);
 	take_directory(p, task, p->name.bytes[0]);
-	bpf_core_read(&flags, 4, &req->flags);
+	/* Where no tracepoint will tell of its success, or there is no room to wait for it: say now what is known. */
+	bpf_core_read(&flags, sizeof(flags), &((struct io_kiocb *)req)->flags); /* 32 bits wide until 6.9 */
 	if (flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) {
-		/* No tracepoint will tell of its success: say now what is known. */
 		p->path_flags |= VG_NO_RESULT;
-		complete(p, 0);
-		return 0;
-	}
-	if (bpf_map_update_elem(&pending_requests, &key, p, BPF_ANY)) {
+		hand_over(ctx, s, 0, 0);
+	} else if (bpf_map_update_elem(&pending_requests, &req, p, BPF_ANY)) {
 		count_cause(VG_CAUSE_URING_FULL);
 		p->path_flags |= VG_NO_RESULT;
-		complete(p, 0);
+		hand_over(ctx, s, 0, 0);
 	}
 	return 0;
-}
-
-SEC("tp_btf/io_uring_submit_req")
-int BPF_PROG(io_uring_submit_req, struct io_kiocb *req)
-{
-	return request_submitted(req);
-}
-
-/* Its name until 6.3. */
-SEC("tp_btf/io_uring_submit_sqe")
-int BPF_PROG(io_uring_submit_sqe, struct io_kiocb *req)
-{
-	return request_submitted(req);
 }
 
 struct io_fixed_file {
@@ -171,35 +196,32 @@ static __always_inline __u64 fixed_file(__u64 ctx, __u32 slot)
 	return file & ~7ull; /* low bits are flags */
 }
 
-static __always_inline int request_completed(__u64 ctx, __u64 req, __s32 res)
+SEC("raw_tp/io_uring_complete")
+int io_uring_complete(__u64 *ctx)
 {
+	__u64 ring_ctx = ctx[0], req = ctx[1];
 	struct pending *p = bpf_map_lookup_elem(&pending_requests, &req);
+	struct scratch *s = my_scratch();
 	struct task_struct *task;
+	__s32 result;
 
-	if (!p)
+	if (!p || !s)
 		return 0;
-	task = bpf_get_current_task_btf();
+	/* An argument that the tracepoint does not have may not even be loaded. */
+	if (complete_takes_cqe)
+		result = FIELD(struct io_uring_cqe, ctx[2], res);
+	else
+		result = *(volatile __u64 *)&ctx[3];
 	/* A request that a failed link cancelled was never carried out. */
-	if (res != -125) {
-		if (res >= 0)
-			p->file = !p->slot ? file_of_fd(task, res) : fixed_file(ctx, p->slot == ~0u ? (__u32)res : p->slot - 1);
-		complete(p, res);
+	if (result == -ECANCELED) {
+		bpf_map_delete_elem(&pending_requests, &req);
+		return 0;
 	}
-	bpf_map_delete_elem(&pending_requests, &req);
+	task = bpf_get_current_task_btf();
+	if (result >= 0)
+		p->file = !p->slot ? file_of_fd(task, result) : fixed_file(ring_ctx, p->slot == ~0u ? (__u32)result : p->slot - 1);
+	hand_over(ctx, s, req, result);
 	return 0;
-}
-
-SEC("tp_btf/io_uring_complete")
-int BPF_PROG(io_uring_complete, void *ctx_, void *req, __u64 user_data, int res)
-{
-	return request_completed((__u64)ctx_, (__u64)req, res);
-}
-
-/* Its arguments since 6.16. */
-SEC("tp_btf/io_uring_complete")
-int BPF_PROG(io_uring_complete_cqe, struct io_ring_ctx *ctx_, void *req, struct io_uring_cqe *cqe)
-{
-	return request_completed((__u64)ctx_, (__u64)req, cqe->res);
 }
 
 struct io_uring_sqe {
@@ -210,8 +232,8 @@ struct io_uring_sqe {
 	__u64 addr2;
 } __attribute__((preserve_access_index));
 
-SEC("tp_btf/io_uring_req_failed")
-int BPF_PROG(io_uring_req_failed, const struct io_uring_sqe *sqe, struct io_kiocb *req, int error)
+SEC("raw_tp/io_uring_req_failed")
+int BPF_PROG(io_uring_req_failed, __u64 sqe, __u64 req, __u64 error)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct scratch *s = my_scratch();
@@ -237,6 +259,6 @@ int BPF_PROG(io_uring_req_failed, const struct io_uring_sqe *sqe, struct io_kioc
 		p->mode = how.mode;
 		p->resolve = how.resolve;
 	}
-	complete(p, error);
+	hand_over(ctx, s, 0, (__s32)error);
 	return 0;
 }

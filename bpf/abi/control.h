@@ -52,6 +52,14 @@ struct vg_counters { /* per CPU */
 	vg_u64 seq;
 };
 
+/* Attach cookies: what a kprobe program that serves several functions is at. */
+#define VG_COOKIE_CALL(call, via) ((call) | (via) << 8) /* a system call: VG_CALL_*, VG_VIA_* */
+#define VG_COOKIE_CALL_OF(cookie) ((cookie) & 0xff)
+#define VG_COOKIE_VIA_OF(cookie) ((cookie) >> 8 & 0xff)
+#define VG_COOKIE_REQUEST (1u << 16)                    /* io_openat2 */
+#define VG_COOKIE_VFS_OPEN (2u << 16)
+#define VG_COOKIE_FILE_OPEN (3u << 16)                  /* security_file_open */
+
 VG_ASSERT(sizeof(struct vg_dfa_head) == 272);
 VG_ASSERT(sizeof(struct vg_dfa_state) == 16);
 VG_ASSERT(sizeof(struct vg_dfa_edge) == 8);

@@ -253,5 +253,6 @@ struct io_uring_cqe {
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */
 #define EAGAIN 11
 #define EINVAL 22
+#define ECANCELED 125
 
 #endif

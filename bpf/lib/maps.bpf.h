@@ -20,6 +20,7 @@ const volatile __u32 filter_comm = 0;
 const volatile __u32 filter_uid = 0;
 const volatile __u32 filter_pid = 0;
 const volatile __u32 follow_children = 0;
+const volatile __u32 complete_takes_cqe = 0; /* io_uring_complete(ctx, req, cqe), since 6.16 */
 const volatile __u32 match_operations = 0; /* each match set names its own operations */
 
 /* Read and written by both sides. */
@@ -163,6 +164,8 @@ struct scratch {
 	struct component work;
 	struct name_buffer name;
 	struct pending spare; /* when task storage cannot be had */
+	__u64 finishing;      /* io_uring: the request that finish_request completes, 0: spare */
+	__s64 result;
 };
 
 struct {

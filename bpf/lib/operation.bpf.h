@@ -374,7 +374,6 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 				__u32 raw_len)
 {
 	struct vg_event *e = &s->event;
-	struct process_state *state;
 	struct stored_path *store;
 	__u32 off = 0, len = 0, flags = p->path_flags | p->name_flags;
 
@@ -453,9 +452,7 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 	off += len;
 	e->path_flags = flags;
 
-	state = process_of(task);
-	if (!state || state->described_epoch != describe_epoch || state->cgroup_id != e->cgroup_id)
-		describe_process(state, e->cgroup_id);
+	ensure_described(e->cgroup_id);
 
 	if (off > VG_DATA_MAX)
 		return -1;

@@ -194,4 +194,14 @@ __noinline int describe_process(struct process_state *state, __u64 cgroup_id)
 	return 0;
 }
 
+/* Describes the current process where that was not done for this image. A global function, so that it is verified once. */
+__noinline int ensure_described(__u64 cgroup_id)
+{
+	struct process_state *state = process_of(bpf_get_current_task_btf());
+
+	if (!state || state->described_epoch != describe_epoch || state->cgroup_id != cgroup_id)
+		describe_process(state, cgroup_id);
+	return 0;
+}
+
 #endif

@@ -6,14 +6,14 @@
 #include "operation.bpf.h"
 
 /* What an io_uring open asks for, from the request itself. */
-static __always_inline void begin_request(struct pending *p, struct io_kiocb *req)
+static __always_inline void begin_request(struct pending *p, __u64 req)
 {
-	struct io_open *open = (struct io_open *)req;
+	__u64 open = req;
 	__u64 name;
 	long n;
 
 	clear_pending(p);
-	p->request = (__u64)req;
+	p->request = req;
 	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
 	p->via = VG_VIA_IO_URING;
 	p->dirfd = FIELD(struct io_open, open, dfd);
@@ -35,7 +35,7 @@ static __always_inline void begin_request(struct pending *p, struct io_kiocb *re
 	}
 }
 
-static __always_inline bool is_open_request(struct io_kiocb *req)
+static __always_inline bool is_open_request(__u64 req)
 {
 	__u8 opcode = FIELD(struct io_kiocb, req, opcode);
 
@@ -55,27 +55,24 @@ static __always_inline void begin_uring(__u64 req)
 		count_cause(VG_CAUSE_NO_STORAGE);
 		return;
 	}
-	begin_request(p, (struct io_kiocb *)req);
+	begin_request(p, req);
 	take_directory(p, task, p->name.bytes[0]);
 }
 
-/* On its return. EAGAIN means that a worker will try again: not the end of the attempt. */
-static __always_inline void complete_uring(__s32 ret)
+/*
+ * On its return: whether the attempt is over, and *result. EAGAIN means that a worker will try again. The result of the request is
+ * not what the function returns, which only says whether there is one.
+ */
+static __always_inline bool request_ended(struct pending *p, long *result)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct pending *p = bpf_task_storage_get(&pending_calls, task, 0, 0);
-	__s32 res;
-
-	if (!p || p->via != VG_VIA_IO_URING || !p->call)
-		return;
-	if (ret == -EAGAIN) {
+	if (p->via != VG_VIA_IO_URING)
+		return false;
+	if ((__s32)*result == -EAGAIN) {
 		p->call = 0;
-		return;
+		return false;
 	}
-	res = FIELD(struct io_kiocb, p->request, cqe.res);
-	if (!p->decided && res >= 0 && !p->slot)
-		p->file = file_of_fd(task, res);
-	complete(p, res);
+	*result = FIELD(struct io_kiocb, p->request, cqe.res);
+	return true;
 }
 
 #endif

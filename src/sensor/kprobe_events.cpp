@@ -18,7 +18,7 @@ namespace vfsguard::sensor {
 
 namespace {
 
-constexpr int kMaxActive = 4096;  // calls blocked at once; the kernel's own maximum
+constexpr int kMaxActive = 1024;  // calls of one function that are under way at once; what is beyond is missed, and counted
 
 util::Result<void> write_command(const std::string& command) {
   const auto root = KprobeEvents::tracefs();

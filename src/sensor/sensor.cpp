@@ -66,9 +66,8 @@ struct BtfDeleter {
 
 // What decides which programs fit this kernel; features, never version numbers.
 struct KernelFacts {
-  bool submit_req = false;  // the tracepoint's name since 6.3; io_uring_submit_sqe before
-  bool submit_sqe = false;
-  bool complete_cqe = false;  // io_uring_complete(ctx, req, cqe) since 6.16
+  const char* submit = nullptr;  // the tracepoint of an io_uring submission
+  bool complete_cqe = false;     // io_uring_complete(ctx, req, cqe) since 6.16
   bool rdonly_cast = false;
   bool uring = false;
   int lsm_file_open = -1;
@@ -81,8 +80,11 @@ util::Result<KernelFacts> kernel_facts() {
                                                   util::errno_text(errno)));
   }
   KernelFacts facts;
-  facts.submit_req = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_submit_req", BTF_KIND_TYPEDEF) > 0;
-  facts.submit_sqe = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_submit_sqe", BTF_KIND_TYPEDEF) > 0;
+  for (const char* name : {"io_uring_submit_req", "io_uring_submit_sqe"}) {  // renamed in 6.3
+    if (facts.submit == nullptr && btf__find_by_name_kind(kernel.get(), fmt::format("btf_trace_{}", name).c_str(), BTF_KIND_TYPEDEF) > 0) {
+      facts.submit = name;
+    }
+  }
   facts.rdonly_cast = btf__find_by_name_kind(kernel.get(), "bpf_rdonly_cast", BTF_KIND_FUNC) > 0;
   facts.lsm_file_open = btf__find_by_name_kind(kernel.get(), "bpf_lsm_file_open", BTF_KIND_FUNC);
   const int complete = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_complete", BTF_KIND_TYPEDEF);
@@ -120,8 +122,6 @@ struct RingDeleter {
   void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
 };
 using Link = std::unique_ptr<bpf_link, LinkDeleter>;
-
-constexpr std::uint64_t cookie(unsigned call, unsigned via) { return call | via << 8; }
 
 // The functions behind the system calls, by ABI (arch/x86/include/asm/syscall_wrapper.h). Where a 32-bit call has its own entry
 // ("compat"), the plain __ia32_ function is not what runs.
@@ -189,14 +189,13 @@ void Sensor::State::choose_programs(const Filter& filter) {
     programs.push_back(p.process_fork);
   }
   if (facts.uring) {
-    programs.push_back(p.io_uring_req_failed);
+    programs.insert(programs.end(), {p.io_uring_req_failed, p.finish_request});
   }
   if (hook == Hook::kTracepoint || hook == Hook::kLsm) {
     programs.insert(programs.end(), {p.sys_enter, p.sys_exit});
   }
-  if (hook == Hook::kTracepoint && facts.uring && (facts.submit_req || facts.submit_sqe)) {
-    programs.push_back(facts.submit_req ? p.io_uring_submit_req : p.io_uring_submit_sqe);
-    programs.push_back(facts.complete_cqe ? p.io_uring_complete_cqe : p.io_uring_complete);
+  if (hook == Hook::kTracepoint && facts.uring && facts.submit != nullptr) {
+    programs.insert(programs.end(), {p.io_uring_submit, p.io_uring_complete});
   }
   if (hook == Hook::kLsm) {
     programs.push_back(p.decide_lsm);
@@ -205,7 +204,7 @@ void Sensor::State::choose_programs(const Filter& filter) {
     }
   }
   if (hook == Hook::kKprobe) {
-    programs.insert(programs.end(), {p.call_enter, p.call_return, p.decide_vfs_open, p.decide_file_open, p.request_enter, p.request_return});
+    programs.insert(programs.end(), {p.call_enter, p.call_return, p.decide_kprobe, p.request_enter});
   }
   for (bpf_program* wanted : programs) {
     bpf_program__set_autoload(wanted, true);
@@ -216,6 +215,7 @@ void Sensor::State::set_knobs(const Filter& filter) {
   auto& knobs = *skeleton->rodata;
   knobs.hook_id = static_cast<__u32>(hook);
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
+  knobs.complete_takes_cqe = facts.complete_cqe ? 1 : 0;
   knobs.operation_mask = filter.operations;
   knobs.only_failed = filter.only_failed ? 1 : 0;
   knobs.only_write = filter.only_write ? 1 : 0;
@@ -257,7 +257,12 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   const auto& maps = skeleton->maps;
   const __u32 zero = 0;
   const __u8 one = 1;
-  bool ok = put(maps.dfa_head, &zero, sizeof zero, &filter.automaton.head, sizeof filter.automaton.head);
+  bool ok = true;
+  if (facts.uring) {
+    const int finisher = bpf_program__fd(skeleton->progs.finish_request);
+    ok = put(maps.request_finisher, &zero, sizeof zero, &finisher, sizeof finisher);
+  }
+  ok = ok && put(maps.dfa_head, &zero, sizeof zero, &filter.automaton.head, sizeof filter.automaton.head);
   ok = ok && put_all(maps.dfa_states, filter.automaton.states) && put_all(maps.dfa_edges, filter.automaton.edges);
   ok = ok && put_all(maps.match_sets, filter.set_operations);
   for (const std::string& comm : filter.comms) {
@@ -304,24 +309,24 @@ util::Result<void> Sensor::State::attach_kprobes() {
   KprobeEvents::remove_stale();
   int entries = 0;
   // Object and return first: a call that began before its return probe was there would count as missed.
-  for (const auto& [program, symbol] : {std::pair{p.decide_vfs_open, "vfs_open"}, std::pair{p.decide_file_open, "security_file_open"}}) {
-    if (auto done = attach_probe(program, symbol, false, 0); !done) {
+  for (const auto& [symbol, with] : {std::pair{"vfs_open", VG_COOKIE_VFS_OPEN}, std::pair{"security_file_open", VG_COOKIE_FILE_OPEN}}) {
+    if (auto done = attach_probe(p.decide_kprobe, symbol, false, with); !done) {
       return util::pass_on(done.error());
     }
   }
   for (const bool returns : {true, false}) {
     bpf_program* program = returns ? p.call_return : p.call_enter;
     for (const CallFunction& f : kCallFunctions) {
-      auto done = attach_probe(program, f.symbol, returns, cookie(f.call, f.via));
+      auto done = attach_probe(program, f.symbol, returns, VG_COOKIE_CALL(f.call, f.via));
       if (done && !*done && f.otherwise != nullptr) {
-        done = attach_probe(program, f.otherwise, returns, cookie(f.call, f.via));
+        done = attach_probe(program, f.otherwise, returns, VG_COOKIE_CALL(f.call, f.via));
       }
       if (!done) {
         return util::pass_on(done.error());
       }
       entries += *done ? 1 : 0;
     }
-    if (auto done = attach_probe(returns ? p.request_return : p.request_enter, "io_openat2", returns, 0); !done) {
+    if (auto done = attach_probe(returns ? p.call_return : p.request_enter, "io_openat2", returns, VG_COOKIE_REQUEST); !done) {
       return util::pass_on(done.error());
     }
   }
@@ -457,7 +462,11 @@ util::Result<void> Sensor::attach() {
     if (type == BPF_PROG_TYPE_SYSCALL || type == BPF_PROG_TYPE_KPROBE) {
       continue;
     }
-    bpf_link* link = bpf_program__attach(program);
+    const auto& progs = state_->skeleton->progs;
+    if (program == progs.finish_request) {
+      continue;  // tail-called
+    }
+    bpf_link* link = program == progs.io_uring_submit ? bpf_program__attach_raw_tracepoint(program, state_->facts.submit) : bpf_program__attach(program);
     if (link == nullptr) {
       const int code = errno;
       detach();
