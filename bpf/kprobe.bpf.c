@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * All three moments from kprobes and kretprobes. The attach cookie (VG_COOKIE_*) says where.
+ * All three moments from kprobes and kretprobes. The attach cookie (bpf/abi/control.h) says where.
  *
  *   __x64_sys_*, __ia32_*sys_*   entry: begin; return: complete. Every failure is seen, those before the path walk too
- *   vfs_open                     decide: the object, O_PATH opens included; after permission checks
- *   security_file_open           decide, for file systems that open while they look up (9p, FUSE, NFS) and never come by vfs_open
+ *   vfs_open                     decide: the object of an open, O_PATH included; after permission checks
+ *   security_*                   decide: the object of everything else, and of opens on file systems that open while they look up (9p,
+ *                                FUSE, NFS) and never come by vfs_open
  *   io_openat2                   an io_uring open, in whichever thread carries it out
  */
+#include "lib/decide.bpf.h"
 #include "lib/uring.bpf.h"
 
-SEC("kprobe")
+SEC("kprobe.multi")
 int BPF_KPROBE(call_enter, __u64 regs)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -21,7 +23,7 @@ int BPF_KPROBE(call_enter, __u64 regs)
 }
 
 /* Returns of system calls and, by cookie, of io_openat2: one program, so that the verifier looks at `complete` once. */
-SEC("kretprobe")
+SEC("kretprobe.multi")
 int BPF_KRETPROBE(call_return, long ret)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -37,23 +39,14 @@ int BPF_KRETPROBE(call_return, long ret)
 	return 0;
 }
 
-/* vfs_open(path, file) and, by cookie, security_file_open(file). */
-SEC("kprobe")
-int BPF_KPROBE(decide_kprobe, __u64 first, __u64 second)
+SEC("kprobe.multi")
+int BPF_KPROBE(decide_kprobe, __u64 a, __u64 b, __u64 c, __u64 d)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct pending *p = bpf_task_storage_get(&pending_calls, task, 0, 0);
-
-	if (!p || !p->call)
-		return 0;
-	if (bpf_get_attach_cookie(ctx) == VG_COOKIE_FILE_OPEN)
-		decide_file(p, first, file_dentry_of(first), file_mount_of(first));
-	else
-		decide_file(p, second, (__u64)FIELD(struct path, first, dentry), (__u64)FIELD(struct path, first, mnt));
+	decide_where(bpf_get_attach_cookie(ctx), a, b, c, d);
 	return 0;
 }
 
-SEC("kprobe")
+SEC("kprobe.multi")
 int BPF_KPROBE(request_enter, __u64 req)
 {
 	begin_uring(req);

@@ -20,14 +20,14 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	p = bpf_task_storage_get(&pending_calls, current, 0, 0);
 	if (p && p->call) {
 		/* The name's page may not have been there at begin; here is the kernel's copy. */
-		if (!(p->name_flags & VG_RAW_PRESENT)) {
-			long n = text_length(bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, bprm->filename));
+		if (!(p->at.flags & VG_RAW_PRESENT)) {
+			long n = text_length(bpf_probe_read_kernel_str(p->at.name.bytes, VG_NAME_MAX, bprm->filename));
 
 			if (n >= 0) {
-				p->name_len = n;
-				p->name_flags = VG_RAW_PRESENT;
+				p->at.len = n;
+				p->at.flags |= VG_RAW_PRESENT;
 				if (n == VG_NAME_MAX - 1)
-					p->name_flags |= VG_RAW_TRUNCATED;
+					p->at.flags |= VG_RAW_TRUNCATED;
 			}
 		}
 		/* A script: what is loaded now is its interpreter, the object of the call was another file. */

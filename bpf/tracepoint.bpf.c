@@ -14,17 +14,6 @@
  */
 #include "lib/uring.bpf.h"
 
-/* System call number -> VG_CALL_*; arch/x86/entry/syscalls/syscall_{64,32}.tbl */
-#define CALL_TABLE 548
-static const __u8 native_calls[CALL_TABLE] = {
-	[2] = VG_CALL_OPEN,     [85] = VG_CALL_CREAT,   [257] = VG_CALL_OPENAT,   [437] = VG_CALL_OPENAT2, [304] = VG_CALL_OPEN_BY_HANDLE_AT,
-	[59] = VG_CALL_EXECVE,  [322] = VG_CALL_EXECVEAT, [520] = VG_CALL_EXECVE, [545] = VG_CALL_EXECVEAT,
-};
-static const __u8 compat_calls[CALL_TABLE] = {
-	[5] = VG_CALL_OPEN,     [8] = VG_CALL_CREAT,    [295] = VG_CALL_OPENAT,   [437] = VG_CALL_OPENAT2, [342] = VG_CALL_OPEN_BY_HANDLE_AT,
-	[11] = VG_CALL_EXECVE,  [358] = VG_CALL_EXECVEAT,
-};
-
 /* The call behind a system call number, 0 where it is not ours. */
 static __always_inline __u32 call_of(struct task_struct *task, __u64 nr, __u32 *via)
 {
@@ -64,9 +53,9 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 		return 0;
 	p = bpf_task_storage_get(&pending_calls, task, 0, 0);
 	if (!p || !p->call) {
+		if (!(begin_mask & (1ull << operation_of(call))))
+			return 0;
 		/* Attached while the call ran, or no storage: the registers still hold the arguments, save after an exec. */
-		struct call_args args;
-
 		s = my_scratch();
 		if (!s)
 			return 0;
@@ -74,16 +63,18 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 		clear_pending(p);
 		p->call = call;
 		p->via = via;
-		p->dirfd = AT_FDCWD;
+		p->at.dirfd = AT_FDCWD;
 		if (operation_of(call) != VG_OP_EXEC || ret) {
-			read_args(&args, (__u64)regs, via);
-			decode_args(p, &args);
+			read_args(p, (__u64)regs);
+			decode_args(p);
+			if (p->have & VG_HAVE_FD)
+				p->file = file_of_fd(task, p->fd);
 		}
 	}
 	if (!p->decided) {
 		if (operation_of(p->call) == VG_OP_OPEN)
 			p->file = ret >= 0 ? file_of_fd(task, ret) : 0;
-		else if (ret == 0 && !p->script && TASK(task, mm))
+		else if (operation_of(p->call) == VG_OP_EXEC && ret == 0 && !p->script && TASK(task, mm))
 			p->file = (__u64)TASK(task, mm->exe_file);
 	}
 	complete(p, ret);
@@ -137,22 +128,22 @@ int BPF_PROG(io_uring_submit, __u64 req)
 	struct pending *p;
 	__u32 flags = 0;
 
-	if (!is_open_request(req) || is_self(task) || !(operation_mask & (1u << VG_OP_OPEN)))
+	if (!is_open_request(req) || is_self(task) || !(begin_mask & (1ull << VG_OP_OPEN)))
 		return 0;
 	s = my_scratch();
 	if (!s)
 		return 0;
 	p = &s->spare;
 	begin_request(p, req);
-	take_directory(p, task, p->name.bytes[0]);
+	take_directory(&p->at, task, p->at.name.bytes[0]);
 	/* Where no tracepoint will tell of its success, or there is no room to wait for it: say now what is known. */
 	bpf_core_read(&flags, sizeof(flags), &((struct io_kiocb *)req)->flags); /* 32 bits wide until 6.9 */
 	if (flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) {
-		p->path_flags |= VG_NO_RESULT;
+		p->have |= VG_NO_RESULT;
 		hand_over(ctx, s, 0, 0);
 	} else if (bpf_map_update_elem(&pending_requests, &req, p, BPF_ANY)) {
 		count_cause(VG_CAUSE_URING_FULL);
-		p->path_flags |= VG_NO_RESULT;
+		p->have |= VG_NO_RESULT;
 		hand_over(ctx, s, 0, 0);
 	}
 	return 0;
@@ -237,7 +228,6 @@ int BPF_PROG(io_uring_req_failed, __u64 sqe, __u64 req, __u64 error)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct scratch *s = my_scratch();
-	struct open_how how = {};
 	struct pending *p;
 
 	if (!s || !is_open_request(req) || is_self(task))
@@ -246,18 +236,14 @@ int BPF_PROG(io_uring_req_failed, __u64 sqe, __u64 req, __u64 error)
 	clear_pending(p);
 	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
 	p->via = VG_VIA_IO_URING;
-	p->dirfd = FIELD(struct io_uring_sqe, sqe, fd);
-	p->args_ptr = FIELD(struct io_uring_sqe, sqe, addr);
-	p->path_flags = VG_HAVE_ARGS | VG_HAVE_DIRFD;
+	p->at.dirfd = FIELD(struct io_uring_sqe, sqe, fd);
+	p->at.ptr = FIELD(struct io_uring_sqe, sqe, addr);
+	p->have = VG_HAVE_ARGS | VG_HAVE_DIRFD;
 	if (p->call == VG_CALL_OPENAT) {
 		p->flags = FIELD(struct io_uring_sqe, sqe, open_flags);
 		p->mode = FIELD(struct io_uring_sqe, sqe, len);
-	} else if (bpf_probe_read_user(&how, sizeof(how), (void *)FIELD(struct io_uring_sqe, sqe, addr2))) {
-		p->path_flags &= ~VG_HAVE_ARGS;
 	} else {
-		p->flags = how.flags;
-		p->mode = how.mode;
-		p->resolve = how.resolve;
+		decode_how(p, FIELD(struct io_uring_sqe, sqe, addr2));
 	}
 	hand_over(ctx, s, 0, (__s32)error);
 	return 0;

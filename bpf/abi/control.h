@@ -44,10 +44,10 @@ struct vg_dfa_edge {
 #define VG_CAUSE_COUNT 8
 
 struct vg_counters { /* per CPU */
-	vg_u64 seen[VG_OP_COUNT];
-	vg_u64 filtered[VG_OP_COUNT];
-	vg_u64 emitted[VG_OP_COUNT];
-	vg_u64 lost[VG_OP_COUNT];
+	vg_u64 seen[VG_OP_SLOTS];
+	vg_u64 filtered[VG_OP_SLOTS];
+	vg_u64 emitted[VG_OP_SLOTS];
+	vg_u64 lost[VG_OP_SLOTS];
 	vg_u64 cause[VG_CAUSE_COUNT];
 	vg_u64 seq;
 };
@@ -56,10 +56,32 @@ struct vg_counters { /* per CPU */
 #define VG_COOKIE_CALL(call, via) ((call) | (via) << 8) /* a system call: VG_CALL_*, VG_VIA_* */
 #define VG_COOKIE_CALL_OF(cookie) ((cookie) & 0xff)
 #define VG_COOKIE_VIA_OF(cookie) ((cookie) >> 8 & 0xff)
-#define VG_COOKIE_REQUEST (1u << 16)                    /* io_openat2 */
-#define VG_COOKIE_VFS_OPEN (2u << 16)
-#define VG_COOKIE_FILE_OPEN (3u << 16)                  /* security_file_open */
+#define VG_COOKIE_REQUEST (1u << 16)                    /* an io_uring request's function */
 
+/* Where the object is seen: arguments as in include/linux/lsm_hook_defs.h, of the security_* function and of the LSM hook alike. */
+#define VG_AT_VFS_OPEN 1
+#define VG_AT_FILE_OPEN 2
+#define VG_AT_PATH_UNLINK 3
+#define VG_AT_PATH_RMDIR 4
+#define VG_AT_PATH_MKDIR 5
+#define VG_AT_PATH_MKNOD 6
+#define VG_AT_PATH_SYMLINK 7
+#define VG_AT_PATH_LINK 8
+#define VG_AT_PATH_RENAME 9
+#define VG_AT_PATH_TRUNCATE 10
+#define VG_AT_FILE_TRUNCATE 11
+#define VG_AT_PATH_CHMOD 12
+#define VG_AT_PATH_CHOWN 13
+#define VG_AT_INODE_SETATTR 14
+#define VG_AT_INODE_SETXATTR 15 /* inode_set_acl too */
+#define VG_AT_INODE_REMOVEXATTR 16 /* inode_remove_acl too */
+#define VG_AT_SB_MOUNT 17
+#define VG_AT_SB_UMOUNT 18
+#define VG_AT_SB_PIVOTROOT 19
+#define VG_AT_MOVE_MOUNT 20
+#define VG_AT_PATH_CHROOT 21
+
+VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
 VG_ASSERT(sizeof(struct vg_dfa_head) == 272);
 VG_ASSERT(sizeof(struct vg_dfa_state) == 16);
 VG_ASSERT(sizeof(struct vg_dfa_edge) == 8);

@@ -32,7 +32,7 @@ typedef __s64 vg_s64;
 #define VG_ASSERT(condition) _Static_assert(condition, #condition)
 #endif
 
-#define VG_ABI_VERSION 1
+#define VG_ABI_VERSION 2
 
 /* Record kinds. */
 #define VG_RECORD_EVENT 1   /* struct vg_event: one completed operation */
@@ -42,7 +42,26 @@ typedef __s64 vg_s64;
 /* Operations (kernel-neutral). */
 #define VG_OP_OPEN 1
 #define VG_OP_EXEC 2
-#define VG_OP_COUNT 3 /* one past the last */
+#define VG_OP_CREATE 3   /* an open that brought the file into being */
+#define VG_OP_RENAME 4
+#define VG_OP_UNLINK 5
+#define VG_OP_RMDIR 6
+#define VG_OP_MKDIR 7
+#define VG_OP_MKNOD 8
+#define VG_OP_LINK 9
+#define VG_OP_SYMLINK 10
+#define VG_OP_TRUNCATE 11 /* fallocate too, in all its modes */
+#define VG_OP_CHMOD 12
+#define VG_OP_CHOWN 13
+#define VG_OP_UTIMES 14
+#define VG_OP_SETXATTR 15
+#define VG_OP_REMOVEXATTR 16
+#define VG_OP_MOUNT 17
+#define VG_OP_UMOUNT 18
+#define VG_OP_PIVOT_ROOT 19
+#define VG_OP_CHROOT 20
+#define VG_OP_COUNT 21 /* one past the last */
+#define VG_OP_SLOTS 64 /* room in tables: a power of two, a bit each in a mask of 64 */
 
 /* The call as made. */
 #define VG_CALL_OPEN 1
@@ -52,7 +71,55 @@ typedef __s64 vg_s64;
 #define VG_CALL_OPEN_BY_HANDLE_AT 5
 #define VG_CALL_EXECVE 6
 #define VG_CALL_EXECVEAT 7
-#define VG_CALL_COUNT 8
+#define VG_CALL_RENAME 8
+#define VG_CALL_RENAMEAT 9
+#define VG_CALL_RENAMEAT2 10
+#define VG_CALL_UNLINK 11
+#define VG_CALL_UNLINKAT 12
+#define VG_CALL_RMDIR 13
+#define VG_CALL_MKDIR 14
+#define VG_CALL_MKDIRAT 15
+#define VG_CALL_MKNOD 16
+#define VG_CALL_MKNODAT 17
+#define VG_CALL_LINK 18
+#define VG_CALL_LINKAT 19
+#define VG_CALL_SYMLINK 20
+#define VG_CALL_SYMLINKAT 21
+#define VG_CALL_TRUNCATE 22
+#define VG_CALL_FTRUNCATE 23
+#define VG_CALL_TRUNCATE64 24
+#define VG_CALL_FTRUNCATE64 25
+#define VG_CALL_FALLOCATE 26
+#define VG_CALL_CHMOD 27
+#define VG_CALL_FCHMOD 28
+#define VG_CALL_FCHMODAT 29
+#define VG_CALL_FCHMODAT2 30
+#define VG_CALL_CHOWN 31
+#define VG_CALL_FCHOWN 32
+#define VG_CALL_LCHOWN 33
+#define VG_CALL_FCHOWNAT 34
+#define VG_CALL_CHOWN16 35
+#define VG_CALL_FCHOWN16 36
+#define VG_CALL_LCHOWN16 37
+#define VG_CALL_UTIME 38
+#define VG_CALL_UTIMES 39
+#define VG_CALL_FUTIMESAT 40
+#define VG_CALL_UTIMENSAT 41
+#define VG_CALL_SETXATTR 42
+#define VG_CALL_LSETXATTR 43
+#define VG_CALL_FSETXATTR 44
+#define VG_CALL_SETXATTRAT 45
+#define VG_CALL_REMOVEXATTR 46
+#define VG_CALL_LREMOVEXATTR 47
+#define VG_CALL_FREMOVEXATTR 48
+#define VG_CALL_REMOVEXATTRAT 49
+#define VG_CALL_MOUNT 50
+#define VG_CALL_UMOUNT2 51
+#define VG_CALL_UMOUNT 52
+#define VG_CALL_PIVOT_ROOT 53
+#define VG_CALL_CHROOT 54
+#define VG_CALL_MOVE_MOUNT 55
+#define VG_CALL_COUNT 56
 
 /* How it came in. */
 #define VG_VIA_SYSCALL 0
@@ -85,6 +152,7 @@ typedef __s64 vg_s64;
 #define VG_CWD_DELETED (1u << 16)
 #define VG_HAVE_ARGS (1u << 17)       /* flags, mode, dirfd are known */
 #define VG_HAVE_DIRFD (1u << 18)
+#define VG_HAVE_FD (1u << 19)         /* the call was made on a descriptor */
 
 #define VG_PATH_MAX 4096
 #define VG_NAME_MAX 256 /* one component with its NUL */
@@ -106,12 +174,17 @@ struct vg_event {
 	vg_u64 exec_id;
 	vg_u64 cgroup_id;
 	vg_u64 ino;
+	vg_u64 dst_ino;    /* what stood at the second path before: replaced, or exchanged */
 	vg_s64 retval;
-	vg_u64 flags;      /* open flags; execveat's AT_ flags */
-	vg_u64 resolve;    /* openat2 */
-	vg_u32 mode;       /* creation mode as given */
+	vg_u64 flags;      /* open flags, AT_*, RENAME_*, MS_* ... as the call has them */
+	vg_u64 value;      /* openat2: resolve; truncate: length; fallocate: offset; chown: uid; mknod: device number */
+	vg_u64 value2;     /* chown: gid; fallocate: length */
+	vg_u32 mode;       /* creation or permission mode as given */
 	vg_s32 dirfd;
+	vg_s32 dirfd2;
+	vg_s32 fd;         /* the descriptor that the call was made on */
 	vg_u32 dev;        /* kernel-internal encoding: major << 20 | minor */
+	vg_u32 dst_dev;
 	vg_u32 imode;      /* inode mode; 0: no object */
 	vg_u32 fmode;
 	vg_u32 nlink;
@@ -127,10 +200,14 @@ struct vg_event {
 	vg_u32 mnt_ns;
 	vg_u32 pid_ns;
 	vg_u32 path_flags;
+	vg_u32 path2_flags;
 	vg_u32 match;      /* what the automaton said: index into the loaded match sets */
-	vg_u16 path_len;   /* bytes of the three strings that follow the struct, in this order */
+	vg_u32 match2;     /* of the second path */
+	vg_u16 path_len;   /* bytes of the strings that follow the struct, in this order */
 	vg_u16 raw_len;
 	vg_u16 cwd_len;
+	vg_u16 path2_len;
+	vg_u16 raw2_len;   /* the second name as given; a symbolic link's target, an attribute's name, a mount's source */
 	vg_u8 operation;
 	vg_u8 call;
 	vg_u8 via;
@@ -164,7 +241,7 @@ struct vg_exit {
 };
 
 VG_ASSERT(sizeof(struct vg_record) == 8);
-VG_ASSERT(sizeof(struct vg_event) == 216);
+VG_ASSERT(sizeof(struct vg_event) == 256);
 VG_ASSERT(sizeof(struct vg_process) == 64);
 VG_ASSERT(sizeof(struct vg_exit) == 24);
 

@@ -36,9 +36,14 @@ struct file_system_type {
 	const char *name;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct super_block {
 	__u32 s_dev;
 	struct file_system_type *s_type;
+	struct list_head s_mounts; /* until 6.17 */
 };
 
 struct inode {
@@ -53,10 +58,12 @@ struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
 };
 
 struct vfsmount {
 	struct dentry *mnt_root;
+	struct super_block *mnt_sb;
 };
 
 struct mnt_namespace;
@@ -66,6 +73,7 @@ struct mount {
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
 	struct mnt_namespace *mnt_ns;
+	struct list_head mnt_instance; /* until 6.17 */
 };
 
 struct path {
@@ -248,6 +256,8 @@ struct io_uring_cqe {
 #define O_LARGEFILE 00100000
 #define O_TMPFILE_BIT 020000000     /* __O_TMPFILE */
 #define AT_EMPTY_PATH 0x1000
+#define AT_REMOVEDIR 0x200
+#define FMODE_CREATED (1u << 20)    /* include/linux/fs.h */
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */

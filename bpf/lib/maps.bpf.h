@@ -11,7 +11,8 @@
 const volatile __u32 abi_version = VG_ABI_VERSION;
 const volatile __u32 hook_id = VG_HOOK_TRACEPOINT;
 const volatile __u32 direct_loads = 0;   /* the kernel has bpf_rdonly_cast (6.2): plain loads instead of probe reads */
-const volatile __u32 operation_mask = ~0u;
+const volatile __u64 operation_mask = ~0ull;
+const volatile __u64 begin_mask = ~0ull;  /* operations whose calls are followed: an open may turn out a create */
 const volatile __u32 only_failed = 0;
 const volatile __u32 only_write = 0;
 const volatile __u32 filter_path = 0;
@@ -20,6 +21,7 @@ const volatile __u32 filter_comm = 0;
 const volatile __u32 filter_uid = 0;
 const volatile __u32 filter_pid = 0;
 const volatile __u32 follow_children = 0;
+const volatile __u32 setattr_takes_idmap = 0; /* lsm/inode_setattr(idmap, dentry, attr), since 6.9 */
 const volatile __u32 complete_takes_cqe = 0; /* io_uring_complete(ctx, req, cqe), since 6.16 */
 const volatile __u32 match_operations = 0; /* each match set names its own operations */
 
@@ -59,40 +61,56 @@ struct walk {
 	__u32 done;
 };
 
-/* What is being called by this thread, from begin to complete. */
-struct pending {
-	__u64 args_ptr;     /* user address of the name */
-	__u64 request;      /* io_uring: address of the request */
-	__u64 flags;
-	__u64 resolve;
+#define ARGS_MAX 8 /* a power of two; system calls have six */
+
+/* A name as the caller gave it, and the object that it led to. An operation has one or two of them. */
+struct named {
+	__u64 ptr;          /* user address of the name; 0: none */
 	__u64 dir_dentry;   /* the directory that a relative name starts from, as of begin */
 	__u64 dir_mnt;
-	__u64 file;         /* the object: as of decide, or found at complete */
-	__u64 dentry;
+	__u64 dentry;       /* the object: as of decide, or found at complete */
 	__u64 mnt;
+	__u64 parent;       /* of dentry, at decide */
 	__u64 ino;
 	__u32 dev;
 	__u32 imode;
-	__u32 fmode;
 	__u32 nlink;
-	__u32 mode;
 	__s32 dirfd;
 	__u32 match;
-	__u32 path_flags;
-	__u32 name_flags;   /* VG_RAW_* */
+	__u32 flags;        /* VG_PATH_*, VG_RAW_*, VG_BASE_UNKNOWN */
+	__u16 len;          /* of `name` */
+	__u16 changed_len;  /* of a second, different reading */
+	__u8 dirs_known;
+	__u8 is_text;       /* no path: a link's target, an attribute's name */
+	__u8 pad[2];
+	struct component name;
+};
+
+/* What is being called by this thread, from begin to complete. */
+struct pending {
+	__u64 request;      /* io_uring: address of the request */
+	__u64 flags;
+	__u64 value;
+	__u64 value2;
+	__u64 file;         /* the open file: as of decide, or found at complete */
+	__u32 fmode;
+	__u32 mode;
+	__u32 have;         /* VG_HAVE_*, VG_NO_RESULT */
+	__s32 fd;
 	__u32 slot;         /* io_uring: fixed-file slot + 1, ~0 for any; 0: an ordinary descriptor */
-	__u16 name_len;
-	__u16 changed_len;  /* length of a second, different reading in `work` */
 	__u8 call;          /* 0: nothing pending */
 	__u8 via;
+	__u8 operation;
 	__u8 decided;       /* the object was seen */
 	__u8 stored;        /* its path lies in decided_paths */
-	__u8 dirs_known;
 	__u8 script;
+	__u8 pad[2];
 	char fs_type[VG_FSTYPE_LEN];
+	__u64 args[ARGS_MAX];
 	struct walk walk;
-	struct component name;
-	struct component work; /* one component at a time; then a second, different reading of the name */
+	struct named at;    /* what it is done to */
+	struct named to;    /* the second name: rename's and link's new one; or a text */
+	struct component work; /* one component at a time */
 };
 
 struct {
@@ -102,18 +120,23 @@ struct {
 	__type(value, struct pending);
 } pending_calls SEC(".maps");
 
-/* The path at decide, for the mechanisms that have that moment. LSM programs can be preempted, so per-CPU memory will not do. */
+/* The paths at decide, for the mechanisms that have that moment. LSM programs can be preempted, so per-CPU memory will not do. */
 struct stored_path {
 	__u32 len;
 	__u32 flags;
 	struct path_buffer path;
 };
 
+struct stored_paths {
+	struct stored_path at;
+	struct stored_path to;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct stored_path);
+	__type(value, struct stored_paths);
 } decided_paths SEC(".maps");
 
 /* io_uring requests between submission and completion, by request address (tracepoint mechanism). */
@@ -153,7 +176,7 @@ struct {
 } counters SEC(".maps");
 
 /* Where records are put together. Used only where preemption is off (tracepoints, kprobes). */
-#define VG_DATA_MAX (4 * VG_PATH_MAX)
+#define VG_DATA_MAX (5 * VG_PATH_MAX)
 struct scratch {
 	struct vg_event event;
 	union {
@@ -162,7 +185,9 @@ struct scratch {
 	};
 	struct walk walk;
 	struct component work;
+	struct component work2; /* a second, different reading of a name */
 	struct name_buffer name;
+	struct name_buffer name2;
 	struct pending spare; /* when task storage cannot be had */
 	__u64 finishing;      /* io_uring: the request that finish_request completes, 0: spare */
 	__s64 result;
@@ -180,7 +205,7 @@ struct process_scratch {
 	struct vg_process process;
 	union {
 		struct path_buffer path; /* the executable comes first */
-		char data[VG_DATA_MAX];
+		char data[4 * VG_PATH_MAX];
 	};
 };
 
@@ -218,7 +243,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 } match_sets SEC(".maps");
 
 struct comm_key {

@@ -11,163 +11,156 @@
 #ifndef VFSGUARD_OPERATION_BPF_H
 #define VFSGUARD_OPERATION_BPF_H
 
+#include "calls.bpf.h"
 #include "lexical.bpf.h"
 #include "subject.bpf.h"
-
-static __always_inline __u32 operation_of(__u32 call)
-{
-	return call >= VG_CALL_EXECVE ? VG_OP_EXEC : VG_OP_OPEN;
-}
 
 static __always_inline bool is_self(struct task_struct *task)
 {
 	return (__u32)TASK(task, tgid) == self_tgid;
 }
 
-/* What the caller asked, from the registers of a system call. */
-struct call_args {
-	__u64 a[5];
-};
-
-static __always_inline void read_args(struct call_args *args, __u64 regs, __u32 via)
+/* The arguments, from the registers of a system call. */
+static __always_inline void read_args(struct pending *p, __u64 regs)
 {
-	if (via == VG_VIA_COMPAT32) {
-		args->a[0] = (__u32)FIELD(struct pt_regs, regs, bx);
-		args->a[1] = (__u32)FIELD(struct pt_regs, regs, cx);
-		args->a[2] = (__u32)FIELD(struct pt_regs, regs, dx);
-		args->a[3] = (__u32)FIELD(struct pt_regs, regs, si);
-		args->a[4] = (__u32)FIELD(struct pt_regs, regs, di);
+	if (p->via == VG_VIA_COMPAT32) {
+		p->args[0] = (__u32)FIELD(struct pt_regs, regs, bx);
+		p->args[1] = (__u32)FIELD(struct pt_regs, regs, cx);
+		p->args[2] = (__u32)FIELD(struct pt_regs, regs, dx);
+		p->args[3] = (__u32)FIELD(struct pt_regs, regs, si);
+		p->args[4] = (__u32)FIELD(struct pt_regs, regs, di);
+		p->args[5] = (__u32)FIELD(struct pt_regs, regs, bp);
 	} else {
-		args->a[0] = FIELD(struct pt_regs, regs, di);
-		args->a[1] = FIELD(struct pt_regs, regs, si);
-		args->a[2] = FIELD(struct pt_regs, regs, dx);
-		args->a[3] = FIELD(struct pt_regs, regs, r10);
-		args->a[4] = FIELD(struct pt_regs, regs, r8);
+		p->args[0] = FIELD(struct pt_regs, regs, di);
+		p->args[1] = FIELD(struct pt_regs, regs, si);
+		p->args[2] = FIELD(struct pt_regs, regs, dx);
+		p->args[3] = FIELD(struct pt_regs, regs, r10);
+		p->args[4] = FIELD(struct pt_regs, regs, r8);
+		p->args[5] = FIELD(struct pt_regs, regs, r9);
 	}
 }
 
-static __always_inline void decode_args(struct pending *p, const struct call_args *args)
+/* The argument at `position`, counted from 1; 0 where the call has none. */
+static __always_inline __u64 arg(struct pending *p, __u32 position)
+{
+	__u32 index = (position - 1) & (ARGS_MAX - 1);
+
+	return position ? p->args[index] : 0;
+}
+
+static __always_inline __u64 wide_arg(struct pending *p, __u32 position)
+{
+	return position ? arg(p, position) | arg(p, position + 1) << 32 : 0;
+}
+
+static __always_inline void decode_how(struct pending *p, __u64 from)
 {
 	struct open_how how = {};
 
-	p->dirfd = AT_FDCWD;
-	p->path_flags = VG_HAVE_ARGS;
-	switch (p->call) {
-	case VG_CALL_OPEN:
-		p->args_ptr = args->a[0];
-		p->flags = (__u32)args->a[1];
-		p->mode = args->a[2];
-		break;
-	case VG_CALL_CREAT:
-		p->args_ptr = args->a[0];
+	if (bpf_probe_read_user(&how, sizeof(how), (void *)from)) {
+		p->have &= ~VG_HAVE_ARGS;
+		return;
+	}
+	p->flags = how.flags;
+	p->mode = how.mode;
+	p->value = how.resolve;
+}
+
+static __always_inline void decode_args(struct pending *p)
+{
+	const struct call_shape *shape = shape_of(p->call);
+
+	p->have = VG_HAVE_ARGS;
+	p->at.ptr = arg(p, shape->path);
+	p->at.dirfd = AT_FDCWD;
+	p->to.dirfd = AT_FDCWD;
+	if (shape->dirfd) {
+		p->at.dirfd = arg(p, shape->dirfd);
+		p->have |= VG_HAVE_DIRFD;
+	}
+	if (shape->dirfd2)
+		p->to.dirfd = arg(p, shape->dirfd2);
+	p->to.ptr = arg(p, shape->path2);
+	if (shape->text) {
+		p->to.ptr = arg(p, shape->text);
+		p->to.is_text = 1;
+	}
+	p->flags = shape->flags ? (__u32)arg(p, shape->flags) : 0;
+	p->mode = arg(p, shape->mode);
+	p->value = arg(p, shape->value);
+	p->value2 = arg(p, shape->value2);
+	if (shape->form == SHAPE_WIDE && p->via == VG_VIA_COMPAT32) {
+		p->value = wide_arg(p, shape->value);
+		p->value2 = shape->value2 ? wide_arg(p, shape->value2 + 1) : 0;
+	} else if (shape->form == SHAPE_SHORT) {
+		p->value = (__u32)(__s32)(__s16)p->value;
+		p->value2 = (__u32)(__s32)(__s16)p->value2;
+	} else if (shape->form == SHAPE_FSTYPE) {
+		bpf_probe_read_user_str(p->fs_type, sizeof(p->fs_type), (void *)p->args[2]);
+	}
+	if (p->call == VG_CALL_CREAT)
 		p->flags = O_CREAT | O_WRONLY | O_TRUNC;
-		p->mode = args->a[1];
-		break;
-	case VG_CALL_OPENAT:
-		p->dirfd = args->a[0];
-		p->path_flags |= VG_HAVE_DIRFD;
-		p->args_ptr = args->a[1];
-		p->flags = (__u32)args->a[2];
-		p->mode = args->a[3];
-		break;
-	case VG_CALL_OPENAT2:
-		p->dirfd = args->a[0];
-		p->path_flags |= VG_HAVE_DIRFD;
-		p->args_ptr = args->a[1];
-		if (bpf_probe_read_user(&how, sizeof(how), (void *)args->a[2])) {
-			p->path_flags &= ~VG_HAVE_ARGS;
-		} else {
-			p->flags = how.flags;
-			p->mode = how.mode;
-			p->resolve = how.resolve;
-		}
-		break;
-	case VG_CALL_OPEN_BY_HANDLE_AT:
-		p->dirfd = args->a[0];
-		p->path_flags |= VG_HAVE_DIRFD;
-		p->flags = (__u32)args->a[2];
-		break;
-	case VG_CALL_EXECVE:
-		p->args_ptr = args->a[0];
-		break;
-	case VG_CALL_EXECVEAT:
-		p->dirfd = args->a[0];
-		p->path_flags |= VG_HAVE_DIRFD;
-		p->args_ptr = args->a[1];
-		p->flags = (__u32)args->a[4];
-		break;
+	else if (p->call == VG_CALL_OPENAT2)
+		decode_how(p, p->args[2]);
+	if (shape->fd) {
+		p->fd = arg(p, shape->fd);
+		p->have |= VG_HAVE_FD;
+	} else if (p->call == VG_CALL_UTIMENSAT && !p->at.ptr) {
+		p->fd = p->at.dirfd; /* futimens */
+		p->have = (p->have | VG_HAVE_FD) & ~VG_HAVE_DIRFD;
 	}
 }
 
 static __always_inline void clear_pending(struct pending *p)
 {
-	p->args_ptr = 0;
-	p->request = 0;
-	p->slot = 0;
-	p->flags = 0;
-	p->resolve = 0;
-	p->dir_dentry = 0;
-	p->dir_mnt = 0;
-	p->file = 0;
-	p->dentry = 0;
-	p->mnt = 0;
-	p->mode = 0;
-	p->match = 0;
-	p->imode = 0;
-	p->path_flags = 0;
-	p->name_flags = 0;
-	p->name_len = 0;
-	p->decided = 0;
-	p->stored = 0;
-	p->dirs_known = 0;
-	p->script = 0;
-	p->changed_len = 0;
+	__builtin_memset(p, 0, offsetof(struct pending, args));
+	__builtin_memset(&p->at, 0, offsetof(struct named, name));
+	__builtin_memset(&p->to, 0, offsetof(struct named, name));
 }
 
 /* The directory that a name starts from. */
-static __always_inline void take_directory(struct pending *p, struct task_struct *task, char first)
+static __always_inline void take_directory(struct named *n, struct task_struct *task, char first)
 {
 	__u64 file;
 
-	p->dirs_known = 1;
+	n->dirs_known = 1;
 	if (first == '/') {
-		p->dir_dentry = (__u64)TASK(task, fs->root.dentry);
-		p->dir_mnt = (__u64)TASK(task, fs->root.mnt);
-	} else if (p->dirfd == AT_FDCWD) {
-		p->dir_dentry = (__u64)TASK(task, fs->pwd.dentry);
-		p->dir_mnt = (__u64)TASK(task, fs->pwd.mnt);
+		n->dir_dentry = (__u64)TASK(task, fs->root.dentry);
+		n->dir_mnt = (__u64)TASK(task, fs->root.mnt);
+	} else if (n->dirfd == AT_FDCWD) {
+		n->dir_dentry = (__u64)TASK(task, fs->pwd.dentry);
+		n->dir_mnt = (__u64)TASK(task, fs->pwd.mnt);
 	} else {
-		file = file_of_fd(task, p->dirfd);
+		file = file_of_fd(task, n->dirfd);
 		if (!file) {
-			p->path_flags |= VG_BASE_UNKNOWN;
+			n->flags |= VG_BASE_UNKNOWN;
 			return;
 		}
-		p->dir_dentry = file_dentry_of(file);
-		p->dir_mnt = file_mount_of(file);
+		n->dir_dentry = file_dentry_of(file);
+		n->dir_mnt = file_mount_of(file);
 	}
 }
 
 /* Names that fit go along from begin; a longer one, or one whose page was not there yet, is read at complete. */
-static __always_inline void take_name(struct pending *p, struct task_struct *task)
+static __always_inline void take_name(struct named *n, struct task_struct *task)
 {
-	long n = text_length(bpf_probe_read_user_str(p->name.bytes, VG_NAME_MAX, (void *)p->args_ptr));
+	long len = text_length(bpf_probe_read_user_str(n->name.bytes, VG_NAME_MAX, (void *)n->ptr));
 
-	if (n >= 0 && n < VG_NAME_MAX - 1) {
-		p->name_len = n;
-		p->name_flags = VG_RAW_PRESENT;
+	if (len >= 0 && len < VG_NAME_MAX - 1) {
+		n->len = len;
+		n->flags = VG_RAW_PRESENT;
 	}
 	/* A descriptor can be closed and reused while the call runs: what it stood for is fixed here. */
-	if (p->path_flags & VG_HAVE_DIRFD && p->dirfd != AT_FDCWD && p->args_ptr && p->name.bytes[0] != '/')
-		take_directory(p, task, 0);
+	if (n->dirfd != AT_FDCWD && n->name.bytes[0] != '/')
+		take_directory(n, task, 0);
 }
 
 static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct call_args args;
 	struct pending *p;
 
-	if (!(operation_mask & (1u << operation_of(call))))
+	if (!(begin_mask & (1ull << operation_of(call))))
 		return 0;
 	p = bpf_task_storage_get(&pending_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!p) {
@@ -179,43 +172,56 @@ static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
 	clear_pending(p);
 	p->call = call;
 	p->via = via;
-	read_args(&args, regs, via);
-	decode_args(p, &args);
-	if (call != VG_CALL_OPEN_BY_HANDLE_AT)
-		take_name(p, task);
+	read_args(p, regs);
+	decode_args(p);
+	if (p->at.ptr)
+		take_name(&p->at, task);
+	if (p->to.ptr)
+		take_name(&p->to, task);
+	if (p->have & VG_HAVE_FD)
+		p->file = file_of_fd(task, p->fd);
 	return 0;
 }
 
 static __always_inline void take_object(struct pending *p)
 {
-	__u64 file = p->file, dentry = p->dentry;
-	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
-	__u64 sb = (__u64)FIELD(struct inode, inode, i_sb);
-	__u64 type = (__u64)FIELD(struct super_block, sb, s_type);
-	__u64 name = (__u64)FIELD(struct file_system_type, type, name);
+	__u64 file = p->file, inode = (__u64)FIELD(struct dentry, p->at.dentry, d_inode), sb, type, name;
 
-	p->ino = FIELD(struct inode, inode, i_ino);
-	p->nlink = FIELD(struct inode, inode, i_nlink);
-	p->imode = FIELD(struct inode, inode, i_mode);
-	p->dev = FIELD(struct super_block, sb, s_dev);
 	p->fmode = file ? FIELD(struct file, file, f_mode) : 0;
-	bpf_probe_read_kernel_str(p->fs_type, sizeof(p->fs_type), (void *)name);
+	if (!inode)
+		return;
+	sb = (__u64)FIELD(struct inode, inode, i_sb);
+	type = (__u64)FIELD(struct super_block, sb, s_type);
+	name = (__u64)FIELD(struct file_system_type, type, name);
+	p->at.ino = FIELD(struct inode, inode, i_ino);
+	p->at.nlink = FIELD(struct inode, inode, i_nlink);
+	p->at.imode = FIELD(struct inode, inode, i_mode);
+	p->at.dev = FIELD(struct super_block, sb, s_dev);
+	if (p->call != VG_CALL_MOUNT) /* that holds the type which was asked for */
+		bpf_probe_read_kernel_str(p->fs_type, sizeof(p->fs_type), (void *)name);
 }
 
-__noinline int match_object(struct pending *p, struct walk *w, struct component *work)
+__noinline int match_object(struct named *n, struct walk *w, struct component *work)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vg_dfa_head *head = automaton();
 
-	if (!p || !w || !work)
+	if (!n || !w || !work)
 		return 0;
 	if (!filter_path)
 		return 1;
 	if (!head)
 		return 0;
-	walk_begin(w, task, p->dentry, p->mnt);
+	walk_begin(w, task, n->dentry, n->mnt);
 	w->state = head->path_start;
 	return dfa_accept(walk_match(w, work));
+}
+
+static __always_inline void store_path(struct pending *p, struct named *n, struct stored_path *out, struct task_struct *task)
+{
+	walk_begin(&p->walk, task, n->dentry, n->mnt);
+	out->len = walk_store(&p->walk, &out->path);
+	out->flags = p->walk.flags | deleted_flag(n->dentry);
 }
 
 /*
@@ -225,7 +231,8 @@ __noinline int match_object(struct pending *p, struct walk *w, struct component 
 __noinline int decide(struct pending *p)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct stored_path *store;
+	struct stored_paths *store;
+	__u64 inode;
 
 	if (!p)
 		return 0;
@@ -234,30 +241,29 @@ __noinline int decide(struct pending *p)
 	/* An exec is filtered by what the process becomes, which complete sees; the rest by who asks, here already to save the walk. */
 	if (operation_of(p->call) != VG_OP_EXEC && !subject_passes(task, &p->walk, &p->work))
 		return 0;
-	p->match = match_object(p, &p->walk, &p->work);
-	if (!p->match)
+	p->at.match = match_object(&p->at, &p->walk, &p->work);
+	if (p->to.dentry)
+		p->to.match = match_object(&p->to, &p->walk, &p->work);
+	if (!p->at.match && !p->to.match)
 		return 0;
 	store = bpf_task_storage_get(&decided_paths, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!store) {
 		count_cause(VG_CAUSE_NO_STORAGE);
 		return 0;
 	}
-	walk_begin(&p->walk, task, p->dentry, p->mnt);
-	store->len = walk_store(&p->walk, &store->path);
-	store->flags = p->walk.flags | deleted_flag(p->dentry);
+	store_path(p, &p->at, &store->at, task);
+	store->to.len = 0;
+	if (p->to.dentry) {
+		store_path(p, &p->to, &store->to, task);
+		inode = (__u64)FIELD(struct dentry, p->to.dentry, d_inode);
+		if (inode) {
+			p->to.ino = FIELD(struct inode, inode, i_ino);
+			inode = (__u64)FIELD(struct inode, inode, i_sb);
+			p->to.dev = FIELD(struct super_block, inode, s_dev);
+		}
+	}
 	p->stored = 1;
 	return 0;
-}
-
-/* The first object of a call is the one that the caller named; what follows is the kernel's own. */
-static __always_inline void decide_file(struct pending *p, __u64 file, __u64 dentry, __u64 mnt)
-{
-	if (p->decided)
-		return;
-	p->file = file;
-	p->dentry = dentry;
-	p->mnt = mnt;
-	decide(p);
 }
 
 static __always_inline void fill_subject(struct vg_event *e, struct task_struct *task)
@@ -289,38 +295,39 @@ static __always_inline void fill_subject(struct vg_event *e, struct task_struct 
 	bpf_probe_read_kernel(e->parent_comm, sizeof(e->parent_comm), &parent->group_leader->comm);
 }
 
-/* Reads the caller's name into s->name and settles which of the two readings (begin, now) stands. */
-__noinline int settle_name(struct scratch *s, struct pending *p, int replaced)
+/* Reads the caller's name into `out` and settles which of the two readings (begin, now) stands. Returns its length. */
+__noinline int settle_name(struct named *n, struct name_buffer *out, int replaced)
 {
 	__u32 len = 0;
-	long n;
+	long got;
 
-	if (!s || !p)
+	if (!n || !out)
 		return 0;
-	if (!p->args_ptr && !(p->name_flags & VG_RAW_PRESENT))
+	if (!n->ptr && !(n->flags & VG_RAW_PRESENT))
 		return 0;
-	if (p->name_flags & VG_RAW_PRESENT) {
-		len = p->name_len;
+	if (n->flags & VG_RAW_PRESENT) {
+		len = n->len;
 		if (len < VG_NAME_MAX)
-			__builtin_memcpy(s->name.bytes, p->name.bytes, VG_NAME_MAX);
+			__builtin_memcpy(out->bytes, n->name.bytes, VG_NAME_MAX);
 		return len;
 	}
 	/* After a successful exec the caller's memory is gone: sched_process_exec took the name, if anybody could. */
-	n = replaced ? -1 : text_length(bpf_probe_read_user_str(s->name.bytes, VG_PATH_MAX, (void *)p->args_ptr));
-	if (n < 0) {
-		p->name_flags |= VG_RAW_FAULT;
+	got = replaced ? -1 : text_length(bpf_probe_read_user_str(out->bytes, VG_PATH_MAX, (void *)n->ptr));
+	if (got < 0) {
+		n->flags |= VG_RAW_FAULT;
 		count_cause(VG_CAUSE_NAME_FAULT);
 		return 0;
 	}
-	p->name_flags |= VG_RAW_PRESENT;
-	len = n;
+	n->flags |= VG_RAW_PRESENT;
+	len = got;
 	if (len >= VG_PATH_MAX - 1)
-		p->name_flags |= VG_RAW_TRUNCATED;
+		n->flags |= VG_RAW_TRUNCATED;
 	return len;
 }
 
 struct comparison {
-	struct pending *p;
+	const struct named *n;
+	const struct component *work;
 	__u32 differs;
 };
 
@@ -328,54 +335,130 @@ static long compare_byte(__u32 i, struct comparison *c)
 {
 	if (i >= VG_NAME_MAX)
 		return 1;
-	c->differs = c->p->name.bytes[i] != c->p->work.bytes[i];
+	c->differs = c->n->name.bytes[i] != c->work->bytes[i];
 	return c->differs;
 }
 
-/* Reads the name again (into p->work) and says whether it is another than at begin. */
-__noinline int name_changed(struct pending *p, __u32 len)
+/* Reads the name again (into `work`) and says whether it is another than at begin. */
+__noinline int name_changed(struct named *n, struct component *work, __u32 len)
 {
 	struct comparison c = {};
-	long n;
+	long got;
 
 	/* Only what was taken at begin can be compared. */
-	if (!p || !p->name_len || p->name_len != len)
+	if (!n || !work || !n->ptr || !n->len || n->len != len)
 		return false;
-	n = text_length(bpf_probe_read_user_str(p->work.bytes, VG_NAME_MAX, (void *)p->args_ptr));
-	if (n < 0)
+	got = text_length(bpf_probe_read_user_str(work->bytes, VG_NAME_MAX, (void *)n->ptr));
+	if (got < 0)
 		return false;
-	p->changed_len = n;
-	if (n != len)
+	n->changed_len = got;
+	if (got != len)
 		return true;
-	c.p = p;
+	c.n = n;
+	c.work = work;
 	bpf_loop(len, compare_byte, &c, 0);
 	return c.differs;
 }
 
-__noinline int match_name(struct scratch *s, struct pending *p, __u32 len)
+__noinline int match_name(struct scratch *s, struct named *n, struct name_buffer *name, __u32 len)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vg_dfa_head *head = automaton();
 
-	if (!s || !p || !head || !len || !p->dir_dentry)
+	if (!s || !n || !name || !head || !len || !n->dir_dentry)
 		return 0;
-	walk_begin(&s->walk, task, p->dir_dentry, p->dir_mnt);
+	walk_begin(&s->walk, task, n->dir_dentry, n->dir_mnt);
 	s->walk.state = head->path_start;
-	return dfa_accept(lexical_match(&s->walk, &s->name, len, &s->work));
+	return dfa_accept(lexical_match(&s->walk, name, len, &s->work));
+}
+
+/* For a name whose object is not known: settles it in `name`, and matches it as text. Returns its length. */
+__noinline int match_given(struct scratch *s, struct named *n, struct name_buffer *name, int replaced)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 len;
+
+	if (!s || !n || !name)
+		return 0;
+	len = settle_name(n, name, replaced);
+	if (!n->dirs_known && len)
+		take_directory(n, task, name->bytes[0]);
+	n->match = filter_path ? match_name(s, n, name, len) : 1;
+	if (!replaced && name_changed(n, &s->work2, len)) {
+		/* Either reading may be what the kernel saw: the event goes out when one of them is asked for. */
+		n->flags |= VG_RAW_CHANGED;
+		if (!n->match) {
+			__builtin_memcpy(name->bytes, s->work2.bytes, VG_NAME_MAX);
+			len = n->changed_len;
+			n->match = match_name(s, n, name, len);
+		}
+	}
+	return len;
 }
 
 static __always_inline bool asks_for_write(struct pending *p)
 {
-	return (p->flags & O_ACCMODE) != 0 || (p->flags & O_TRUNC);
+	__u32 operation = operation_of(p->call);
+
+	if (operation == VG_OP_OPEN)
+		return (p->flags & O_ACCMODE) != 0 || (p->flags & O_TRUNC);
+	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT;
+}
+
+/*
+ * The walk of one path to s->data + off: that stored at decide, that of the object, or that of the directory which the name starts
+ * from. Returns its length.
+ */
+__noinline int emit_path(struct scratch *s, struct named *n, struct stored_path *stored, __u32 off)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 dentry, mnt;
+	__u32 len;
+
+	if (!s || !n || off > 3 * VG_PATH_MAX)
+		return 0;
+	if (stored) {
+		len = stored->len;
+		if (len > VG_PATH_MAX || bpf_probe_read_kernel(s->data + off, len, stored->path.bytes))
+			return 0;
+		n->flags |= stored->flags | VG_PATH_OBJECT;
+		return len;
+	}
+	if (n->dentry) {
+		dentry = n->dentry;
+		mnt = n->mnt;
+		n->flags |= VG_PATH_OBJECT;
+	} else if (n->dir_dentry && !(n->flags & VG_BASE_UNKNOWN)) {
+		dentry = n->dir_dentry;
+		mnt = n->dir_mnt;
+	} else {
+		return 0;
+	}
+	walk_begin(&s->walk, task, dentry, mnt);
+	len = walk_store(&s->walk, (struct path_buffer *)(s->data + off));
+	n->flags |= s->walk.flags | deleted_flag(dentry);
+	return len;
+}
+
+/* Appends a name. Returns the new end, or -1. */
+static __always_inline int emit_name(struct scratch *s, const struct name_buffer *name, __u32 len, __u32 off)
+{
+	barrier_var(off); /* in one register each, so that the verifier sees the bounds */
+	barrier_var(len);
+	if (off > 4 * VG_PATH_MAX || len > VG_PATH_MAX)
+		return -1;
+	if (len)
+		bpf_probe_read_kernel(s->data + off, len, name->bytes);
+	return off + len;
 }
 
 /* Puts the event together at s->event and s->data and sends it. Returns 0 when it is in the ring. */
 static __always_inline int emit(struct task_struct *task, struct scratch *s, struct pending *p, struct vg_counters *c, __s64 retval,
-				__u32 raw_len)
+				__u32 raw_len, __u32 raw2_len)
 {
 	struct vg_event *e = &s->event;
-	struct stored_path *store;
-	__u32 off = 0, len = 0, flags = p->path_flags | p->name_flags;
+	struct stored_paths *stored = NULL;
+	__u32 off, len;
 
 	e->head.kind = VG_RECORD_EVENT;
 	e->head.version = VG_ABI_VERSION;
@@ -383,77 +466,67 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 	e->time_ns = bpf_ktime_get_boot_ns();
 	e->retval = retval;
 	e->flags = p->flags;
-	e->resolve = p->resolve;
+	e->value = p->value;
+	e->value2 = p->value2;
 	e->mode = p->mode;
-	e->dirfd = p->dirfd;
-	e->operation = operation_of(p->call);
+	e->dirfd = p->at.dirfd;
+	e->dirfd2 = p->to.dirfd;
+	e->fd = p->fd;
+	e->operation = p->operation;
 	e->call = p->call;
 	e->via = p->via;
 	e->hook = hook_id;
-	e->match = p->match;
-	e->imode = 0;
-	e->ino = 0;
-	e->dev = 0;
-	e->fmode = 0;
-	e->nlink = 0;
-	if (p->imode) {
-		e->ino = p->ino;
-		e->dev = p->dev;
-		e->imode = p->imode;
-		e->fmode = p->fmode;
-		e->nlink = p->nlink;
-		__builtin_memcpy(e->fs_type, p->fs_type, sizeof(e->fs_type));
-		flags |= VG_PATH_OBJECT;
-	}
+	e->match = p->at.match;
+	e->match2 = p->to.match;
+	e->imode = p->at.imode;
+	e->ino = p->at.ino;
+	e->dev = p->at.dev;
+	e->nlink = p->at.nlink;
+	e->fmode = p->fmode;
+	e->dst_ino = p->to.ino;
+	e->dst_dev = p->to.dev;
+	__builtin_memcpy(e->fs_type, p->fs_type, sizeof(e->fs_type));
 	fill_subject(e, task);
 	e->cgroup_id = bpf_get_current_cgroup_id();
 
-	/* Strings: the path (of the object, or of the directory that the name starts from), the name as given, the working directory. */
-	if (p->stored) {
-		store = bpf_task_storage_get(&decided_paths, task, 0, 0);
-		if (store) {
-			len = store->len;
-			if (len <= VG_PATH_MAX && !bpf_probe_read_kernel(s->data, len, store->path.bytes))
-				off = len;
-			flags |= store->flags;
-		}
-	} else if (p->dentry) {
-		walk_begin(&s->walk, task, p->dentry, p->mnt);
-		off = walk_store(&s->walk, &s->path);
-		flags |= s->walk.flags | deleted_flag(p->dentry);
-	} else if (!p->imode && p->dir_dentry && !(flags & VG_BASE_UNKNOWN)) {
-		walk_begin(&s->walk, task, p->dir_dentry, p->dir_mnt);
-		off = walk_store(&s->walk, &s->path);
-		flags |= s->walk.flags | deleted_flag(p->dir_dentry);
-	}
+	/* Strings, in the order of vg_event's lengths. */
+	if (p->stored)
+		stored = bpf_task_storage_get(&decided_paths, task, 0, 0);
+	off = emit_path(s, &p->at, stored ? &stored->at : NULL, 0);
 	if (off > VG_PATH_MAX)
 		return -1;
+	/* These change what is inside the caller's root. */
+	if (p->operation == VG_OP_CHROOT || p->operation == VG_OP_PIVOT_ROOT)
+		p->at.flags &= ~VG_PATH_OUTSIDE;
 	e->path_len = off;
-
-	if (raw_len) {
-		if (raw_len > VG_PATH_MAX)
-			return -1;
-		barrier_var(raw_len);
-		if (raw_len <= VG_PATH_MAX)
-			bpf_probe_read_kernel(s->data + off, raw_len, s->name.bytes);
-		off += raw_len;
-	}
+	off = emit_name(s, &s->name, raw_len, off);
 	e->raw_len = raw_len;
-
 	if (off > 2 * VG_PATH_MAX)
 		return -1;
 	walk_begin(&s->walk, task, (__u64)TASK(task, fs->pwd.dentry), (__u64)TASK(task, fs->pwd.mnt));
 	len = walk_store(&s->walk, (struct path_buffer *)(s->data + off));
 	e->cwd_len = len;
+	e->path_flags = p->at.flags | p->have;
 	if (s->walk.flags & VG_PATH_TRUNCATED)
-		flags |= VG_CWD_TRUNCATED;
+		e->path_flags |= VG_CWD_TRUNCATED;
 	if (deleted_flag((__u64)TASK(task, fs->pwd.dentry)))
-		flags |= VG_CWD_DELETED;
+		e->path_flags |= VG_CWD_DELETED;
 	off += len;
-	e->path_flags = flags;
+	e->path2_len = 0;
+	e->raw2_len = 0;
+	if (p->to.ptr) {
+		if (off > 3 * VG_PATH_MAX)
+			return -1;
+		len = p->to.is_text ? 0 : emit_path(s, &p->to, stored && stored->to.len ? &stored->to : NULL, off);
+		if (len > VG_PATH_MAX)
+			return -1;
+		e->path2_len = len;
+		off = emit_name(s, &s->name2, raw2_len, off + len);
+		e->raw2_len = raw2_len;
+	}
+	e->path2_flags = p->to.flags;
 
 	ensure_described(e->cgroup_id);
-
 	if (off > VG_DATA_MAX)
 		return -1;
 	e->head.size = sizeof(struct vg_event) + off;
@@ -461,8 +534,24 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 	return send(e, sizeof(struct vg_event) + off);
 }
 
+/* What it was in the end; the call alone does not tell. */
+static __always_inline __u32 final_operation(struct pending *p, __s64 retval)
+{
+	__u32 operation = operation_of(p->call);
+
+	if (operation == VG_OP_OPEN) {
+		if (retval >= 0 && p->fmode & FMODE_CREATED)
+			return VG_OP_CREATE;
+		if (p->flags & O_TRUNC && !(operation_mask & (1ull << VG_OP_OPEN)))
+			return VG_OP_TRUNCATE;
+	}
+	if (p->call == VG_CALL_UNLINKAT && p->flags & AT_REMOVEDIR)
+		return VG_OP_RMDIR;
+	return operation;
+}
+
 /*
- * complete. p->file is the object, since decide or, where the mechanism learns it only now (tracepoint; O_PATH under LSM), since just
+ * complete. p->file is the open file, since decide or, where the mechanism learns it only now (tracepoint; O_PATH under LSM), since just
  * now; 0 where there is none. Tracepoint and kprobe context only. Clears the pending call.
  */
 __noinline int complete(struct pending *p, __s64 retval)
@@ -470,55 +559,69 @@ __noinline int complete(struct pending *p, __s64 retval)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vg_counters *c = my_counters();
 	struct scratch *s = my_scratch();
-	__u32 operation = 0, raw_len = 0, *wanted, match;
-	bool replaced, failed;
+	__u32 operation = 0, raw_len = 0, raw2_len = 0;
+	bool replaced, failed, settled = false;
+	__u64 *set, wanted;
 
 	if (!c || !s || !p)
 		return 0;
-	operation = operation_of(p->call);
+	/* A descriptor that stands for something else by now: only the mechanisms with a decide know what the call was done to. */
+	if (p->have & VG_HAVE_FD && !p->decided && p->file != file_of_fd(task, p->fd))
+		p->file = 0;
+	if (p->file && !p->decided)
+		p->fmode = FIELD(struct file, p->file, f_mode);
+	operation = final_operation(p, retval) & (VG_OP_SLOTS - 1);
+	barrier_var(operation);
+	p->operation = operation;
 	replaced = operation == VG_OP_EXEC && retval == 0;
-	failed = retval < 0 && !(p->path_flags & VG_NO_RESULT);
+	failed = retval < 0 && !(p->have & VG_NO_RESULT);
 	c->seen[operation]++;
-	if (!(operation_mask & (1u << operation)) || (only_failed && !failed) || (only_write && !asks_for_write(p)))
+	if (!(operation_mask & (1ull << operation)) || (only_failed && !failed) || (only_write && !asks_for_write(p)))
 		goto filtered;
 	if (!subject_passes(task, &s->walk, &s->work))
 		goto filtered;
 
-	if (p->decided) {
-		match = p->match;
-	} else if (p->file) {
-		p->dentry = file_dentry_of(p->file);
-		p->mnt = file_mount_of(p->file);
-		match = match_object(p, &s->walk, &s->work);
-		if (!match)
-			goto filtered;
-		take_object(p);
-	} else {
-		raw_len = settle_name(s, p, replaced);
-		if (!p->dirs_known && raw_len)
-			take_directory(p, task, s->name.bytes[0]);
-		match = filter_path ? match_name(s, p, raw_len) : 1;
-		if (failed && name_changed(p, raw_len)) {
-			/* Either reading may be what the kernel saw: the event goes out when one of them is asked for. */
-			p->name_flags |= VG_RAW_CHANGED;
-			if (!match) {
-				__builtin_memcpy(s->name.bytes, p->work.bytes, VG_NAME_MAX);
-				raw_len = p->changed_len;
-				match = match_name(s, p, raw_len);
-			}
-		}
+	if (!p->decided && !p->file && p->at.flags & VG_RAW_PRESENT && !p->at.len && p->flags & AT_EMPTY_PATH && operation > VG_OP_CREATE) {
+		/* An empty name: done to what the directory's descriptor stands for. */
+		p->at.dentry = p->at.dir_dentry;
+		p->at.mnt = p->at.dir_mnt;
 	}
-	if (!match)
+	if (p->file && !p->decided) {
+		p->at.dentry = file_dentry_of(p->file);
+		p->at.mnt = file_mount_of(p->file);
+	}
+	if (!p->decided) {
+		if (p->at.dentry) {
+			p->at.match = match_object(&p->at, &s->walk, &s->work);
+			if (p->at.match)
+				take_object(p);
+		} else {
+			raw_len = match_given(s, &p->at, &s->name, replaced);
+			settled = true;
+		}
+		if (p->to.ptr && !p->to.is_text)
+			raw2_len = match_given(s, &p->to, &s->name2, false);
+	}
+	if (!p->at.match && !p->to.match)
 		goto filtered;
 	if (match_operations) {
-		wanted = bpf_map_lookup_elem(&match_sets, &match);
-		if (!wanted || !(*wanted & (1u << operation)))
+		wanted = 0;
+		set = bpf_map_lookup_elem(&match_sets, &p->at.match);
+		if (set)
+			wanted = *set;
+		set = bpf_map_lookup_elem(&match_sets, &p->to.match);
+		if (set)
+			wanted |= *set;
+		if (!(wanted & (1ull << operation)))
 			goto filtered;
 	}
-	p->match = match;
-	if (p->decided || p->file)
-		raw_len = settle_name(s, p, replaced);
-	if (emit(task, s, p, c, retval, raw_len)) {
+	if (!settled)
+		raw_len = settle_name(&p->at, &s->name, replaced);
+	if (p->to.ptr && (p->to.is_text || p->decided))
+		raw2_len = settle_name(&p->to, &s->name2, false);
+	if (p->decided && !failed && !p->at.imode && p->at.dentry && FIELD(struct dentry, p->at.dentry, d_parent) == (void *)p->at.parent)
+		take_object(p); /* what mkdir, mknod, symlink made */
+	if (emit(task, s, p, c, retval, raw_len, raw2_len)) {
 		c->lost[operation]++;
 		c->cause[VG_CAUSE_RING_FULL]++;
 	} else {

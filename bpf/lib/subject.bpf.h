@@ -180,7 +180,7 @@ __noinline int describe_process(struct process_state *state, __u64 cgroup_id)
 	s->process.cgroup_len = cgroups.off;
 	off += cgroups.off;
 
-	if (off > VG_DATA_MAX)
+	if (off > sizeof(s->data))
 		return 0;
 	s->process.head.size = sizeof(struct vg_process) + off;
 	if (send(&s->process, sizeof(struct vg_process) + off)) {

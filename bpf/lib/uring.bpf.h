@@ -16,22 +16,22 @@ static __always_inline void begin_request(struct pending *p, __u64 req)
 	p->request = req;
 	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
 	p->via = VG_VIA_IO_URING;
-	p->dirfd = FIELD(struct io_open, open, dfd);
-	p->path_flags = VG_HAVE_ARGS | VG_HAVE_DIRFD;
+	p->have = VG_HAVE_ARGS | VG_HAVE_DIRFD;
+	p->at.dirfd = FIELD(struct io_open, open, dfd);
 	p->flags = FIELD(struct io_open, open, how.flags);
 	if (p->call == VG_CALL_OPENAT)
 		p->flags &= ~(__u64)O_LARGEFILE; /* added by the kernel */
 	p->mode = FIELD(struct io_open, open, how.mode);
-	p->resolve = FIELD(struct io_open, open, how.resolve);
+	p->value = FIELD(struct io_open, open, how.resolve);
 	p->slot = FIELD(struct io_open, open, file_slot);
 	name = (__u64)FIELD(struct io_open, open, filename);
 	name = (__u64)FIELD(struct filename, name, name);
-	n = text_length(bpf_probe_read_kernel_str(p->name.bytes, VG_NAME_MAX, (void *)name));
+	n = text_length(bpf_probe_read_kernel_str(p->at.name.bytes, VG_NAME_MAX, (void *)name));
 	if (n >= 0) {
-		p->name_len = n;
-		p->name_flags = VG_RAW_PRESENT;
+		p->at.len = n;
+		p->at.flags = VG_RAW_PRESENT;
 		if (n == VG_NAME_MAX - 1)
-			p->name_flags |= VG_RAW_TRUNCATED;
+			p->at.flags |= VG_RAW_TRUNCATED;
 	}
 }
 
@@ -48,7 +48,7 @@ static __always_inline void begin_uring(__u64 req)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct pending *p;
 
-	if (is_self(task) || !(operation_mask & (1u << VG_OP_OPEN)))
+	if (is_self(task) || !(begin_mask & (1ull << VG_OP_OPEN)))
 		return;
 	p = bpf_task_storage_get(&pending_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!p) {
@@ -56,7 +56,7 @@ static __always_inline void begin_uring(__u64 req)
 		return;
 	}
 	begin_request(p, req);
-	take_directory(p, task, p->name.bytes[0]);
+	take_directory(&p->at, task, p->at.name.bytes[0]);
 }
 
 /*

@@ -134,11 +134,11 @@ util::Result<sensor::Filter> make_filter(const TraceText& text) {
   if (!text.operations.empty()) {
     filter.operations = 0;
     for (const std::string& name : text.operations) {
-      const auto id = event::operation_from_name(name);
-      if (!id) {
+      const auto wanted = event::operations_from_name(name);
+      if (!wanted) {
         return util::fail(EX_USAGE, fmt::format("--op '{}': known operations are {}", name, event::operation_list()));
       }
-      filter.operations |= 1u << *id;
+      filter.operations |= *wanted;
     }
   }
   for (const std::string& comm : text.comms) {
@@ -180,7 +180,7 @@ Registered add_trace(CLI::App& root) {
   app->add_flag("--follow", text->follow, "With --pid: its descendants too");
   app->add_option("--uid", text->uids, "Only this real user id (repeatable)")->type_name("UID")->delimiter(',')->allow_extra_args(false);
   app->add_flag("--failed", text->failed, "Only what failed");
-  app->add_flag("--write", text->write, "Only opens for writing (O_WRONLY, O_RDWR, O_TRUNC)");
+  app->add_flag("--write", text->write, "Only what changes something; of opens those for writing (O_WRONLY, O_RDWR, O_TRUNC)");
   app->add_option("--duration", text->duration, "Stop after this time: 5s, 500ms, 2m")->type_name("TIME");
   app->add_option("--count", text->count, "Stop after so many events")->type_name("N");
   add_common(*app, text->common);

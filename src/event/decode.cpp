@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "event/names.h"
+
 namespace vfsguard::event {
 
 namespace {
@@ -21,6 +23,51 @@ util::Result<std::string_view> header_and_strings(std::span<const std::byte> dat
     return util::fail(EX_DATAERR, fmt::format("record of {} bytes holds strings of {}", out.head.size, strings));
   }
   return std::string_view(reinterpret_cast<const char*>(data.data()) + sizeof(T), strings);
+}
+
+std::string& slot(std::optional<std::string>& s) {
+  if (!s) {
+    s.emplace();
+  }
+  return *s;
+}
+
+// One of an event's paths: that of the object, or the caller's name made absolute by text.
+void decode_path(const vg_event& e, std::uint32_t flags, std::string_view walk, std::string_view raw, std::optional<std::string>& path,
+                 std::optional<std::string>& path_raw) {
+  if ((flags & VG_RAW_PRESENT) != 0) {
+    slot(path_raw).assign(raw);
+  } else {
+    path_raw.reset();
+  }
+  const bool rooted = (flags & (VG_PATH_DETACHED | VG_PATH_ANONYMOUS | VG_PATH_TRUNCATED)) == 0;
+  if ((flags & VG_PATH_OBJECT) != 0) {
+    if ((flags & VG_PATH_DISCONNECTED) != 0) {
+      path.reset();
+      return;
+    }
+    walk_to_path(walk, rooted, slot(path));
+    if ((flags & VG_PATH_ANONYMOUS) != 0 && path->empty()) {
+      // As d_path names the pseudo file systems' objects: "pipe:[12345]".
+      std::string_view fs(e.fs_type, strnlen(e.fs_type, sizeof e.fs_type));
+      if (fs.ends_with("fs")) {
+        fs.remove_suffix(2);
+      }
+      *path = fmt::format("{}:[{}]", fs, e.ino);
+    }
+  } else if (raw.empty() || (flags & VG_RAW_PRESENT) == 0 || (raw[0] != '/' && (flags & (VG_BASE_UNKNOWN | VG_PATH_DISCONNECTED)) != 0)) {
+    path.reset();
+  } else {
+    std::string directory;
+    walk_to_path(walk, rooted, directory);
+    resolve_by_text(directory, raw, slot(path));
+  }
+}
+
+// Calls whose second string is no path.
+bool is_text(unsigned call) {
+  const unsigned operation = call_operation(call);
+  return operation == VG_OP_SYMLINK || operation == VG_OP_SETXATTR || operation == VG_OP_REMOVEXATTR || call == VG_CALL_MOUNT;
 }
 
 bool is_container_id(std::string_view s) {
@@ -131,53 +178,31 @@ std::string container_of(std::string_view cgroup) {
 }
 
 util::Result<void> decode_operation(std::span<const std::byte> data, Operation& out) {
-  const auto strings = header_and_strings<vg_event>(data, out.raw, [](const vg_event& e) { return std::size_t{e.path_len} + e.raw_len + e.cwd_len; });
+  const auto strings =
+      header_and_strings<vg_event>(data, out.raw, [](const vg_event& e) { return std::size_t{e.path_len} + e.raw_len + e.cwd_len + e.path2_len + e.raw2_len; });
   if (!strings) {
     return util::pass_on(strings.error());
   }
   const vg_event& e = out.raw;
-  const std::uint32_t flags = e.path_flags;
-  const std::string_view walk = strings->substr(0, e.path_len);
-  const std::string_view raw = strings->substr(e.path_len, e.raw_len);
-  const std::string_view cwd = strings->substr(std::size_t{e.path_len} + e.raw_len);
-  const auto slot = [](std::optional<std::string>& s) -> std::string& {
-    if (!s) {
-      s.emplace();
-    }
-    return *s;
+  std::size_t at = 0;
+  const auto next = [&](std::size_t size) {
+    const std::string_view part = strings->substr(at, size);
+    at += size;
+    return part;
   };
-
-  if ((flags & VG_RAW_PRESENT) != 0) {
-    slot(out.path_raw).assign(raw);
-  } else {
-    out.path_raw.reset();
+  const std::string_view walk = next(e.path_len);
+  const std::string_view raw = next(e.raw_len);
+  const std::string_view cwd = next(e.cwd_len);
+  const std::string_view walk2 = next(e.path2_len);
+  const std::string_view raw2 = next(e.raw2_len);
+  decode_path(e, e.path_flags, walk, raw, out.path, out.path_raw);
+  decode_path(e, e.path2_flags, walk2, raw2, out.dst_path, out.dst_raw);
+  if (is_text(e.call)) {
+    out.dst_path.reset();
   }
 
-  const bool rooted = (flags & (VG_PATH_DETACHED | VG_PATH_ANONYMOUS | VG_PATH_TRUNCATED)) == 0;
-  if ((flags & VG_PATH_OBJECT) != 0) {
-    if ((flags & VG_PATH_DISCONNECTED) != 0) {
-      out.path.reset();
-    } else {
-      walk_to_path(walk, rooted, slot(out.path));
-      if ((flags & VG_PATH_ANONYMOUS) != 0 && out.path->empty()) {
-        // As d_path names the pseudo file systems' objects: "pipe:[12345]".
-        std::string_view fs(e.fs_type, strnlen(e.fs_type, sizeof e.fs_type));
-        if (fs.ends_with("fs")) {
-          fs.remove_suffix(2);
-        }
-        *out.path = fmt::format("{}:[{}]", fs, e.ino);
-      }
-    }
-  } else if (raw.empty() || (flags & VG_RAW_PRESENT) == 0 || (raw[0] != '/' && (flags & (VG_BASE_UNKNOWN | VG_PATH_DISCONNECTED)) != 0)) {
-    out.path.reset();
-  } else {
-    std::string directory;
-    walk_to_path(walk, rooted, directory);
-    resolve_by_text(directory, raw, slot(out.path));
-  }
-
-  if (e.cwd_len > 0 || (flags & VG_CWD_TRUNCATED) == 0) {
-    walk_to_path(cwd, (flags & VG_CWD_TRUNCATED) == 0, slot(out.cwd));
+  if (e.cwd_len > 0 || (e.path_flags & VG_CWD_TRUNCATED) == 0) {
+    walk_to_path(cwd, (e.path_flags & VG_CWD_TRUNCATED) == 0, slot(out.cwd));
   } else {
     out.cwd.reset();
   }

@@ -79,6 +79,42 @@ TEST(DecodeOperation, AnObjectHasItsOwnPathAndAFailureTheCallers) {
   EXPECT_EQ(operation.path, "/tmp/a");
 }
 
+TEST(DecodeOperation, ASecondPathIsToldLikeTheFirst) {
+  vg_event e{};
+  const std::string strings(
+      "a\0tmp\0"
+      "a"
+      "tmp\0"
+      "tmp\0"
+      "./b",
+      6 + 1 + 4 + 4 + 3);
+  e.head = {static_cast<vg_u32>(sizeof e + strings.size()), 0, VG_RECORD_EVENT, VG_ABI_VERSION};
+  e.operation = VG_OP_RENAME;
+  e.call = VG_CALL_RENAME;
+  e.path_flags = VG_PATH_OBJECT | VG_RAW_PRESENT;
+  e.path2_flags = VG_RAW_PRESENT;
+  e.path_len = 6;
+  e.raw_len = 1;
+  e.cwd_len = 4;
+  e.path2_len = 4;
+  e.raw2_len = 3;
+  std::vector<std::byte> data(e.head.size);
+  std::memcpy(data.data(), &e, sizeof e);
+  std::memcpy(data.data() + sizeof e, strings.data(), strings.size());
+  Operation operation;
+  ASSERT_TRUE(decode_operation(data, operation));
+  EXPECT_EQ(operation.path, "/tmp/a");
+  EXPECT_EQ(operation.cwd, "/tmp");
+  EXPECT_EQ(operation.dst_path, "/tmp/b");
+  EXPECT_EQ(operation.dst_raw, "./b");
+  // A link's target is no path of ours.
+  e.call = VG_CALL_SYMLINK;
+  std::memcpy(data.data(), &e, sizeof e);
+  ASSERT_TRUE(decode_operation(data, operation));
+  EXPECT_FALSE(operation.dst_path);
+  EXPECT_EQ(operation.dst_raw, "./b");
+}
+
 TEST(DecodeOperation, WhatIsNotKnownIsAbsent) {
   Operation operation;
   ASSERT_TRUE(decode_operation(event_record("", "", VG_RAW_FAULT), operation));

@@ -38,6 +38,8 @@ struct Operation {
   std::optional<std::string> path;      // canonical, or path_raw resolved by text (no VG_PATH_OBJECT in raw.path_flags)
   std::optional<std::string> path_raw;  // as the caller gave it
   std::optional<std::string> cwd;
+  std::optional<std::string> dst_path;     // the second path: where a rename or link leads
+  std::optional<std::string> dst_raw;      // as the caller gave it; for symlink the target, for attributes the name, for mount the source
   std::shared_ptr<const Process> process;  // null: not known
   std::vector<std::string> policies;       // names of the policy rules that asked for it, in the policy's order
   std::string severity;                    // the highest among them; empty: none

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <fmt/format.h>
@@ -16,8 +17,73 @@ namespace vfsguard::event {
 
 namespace {
 
-constexpr std::array<std::string_view, VG_OP_COUNT> kOperations{"", "open", "exec"};
-constexpr std::array<std::string_view, VG_CALL_COUNT> kCalls{"", "open", "openat", "openat2", "creat", "open_by_handle_at", "execve", "execveat"};
+constexpr std::array<std::string_view, VG_OP_COUNT> kOperations{"",       "open",     "exec",        "create",  "rename",   "unlink",     "rmdir",
+                                                                "mkdir",  "mknod",    "link",        "symlink", "truncate", "chmod",      "chown",
+                                                                "utimes", "setxattr", "removexattr", "mount",   "umount",   "pivot_root", "chroot"};
+
+struct Call {
+  std::string_view name;
+  unsigned operation = 0;
+};
+// As in bpf/lib/calls.bpf.h.
+constexpr std::array<Call, VG_CALL_COUNT> kCalls{{
+    {},
+    {"open", VG_OP_OPEN},
+    {"openat", VG_OP_OPEN},
+    {"openat2", VG_OP_OPEN},
+    {"creat", VG_OP_OPEN},
+    {"open_by_handle_at", VG_OP_OPEN},
+    {"execve", VG_OP_EXEC},
+    {"execveat", VG_OP_EXEC},
+    {"rename", VG_OP_RENAME},
+    {"renameat", VG_OP_RENAME},
+    {"renameat2", VG_OP_RENAME},
+    {"unlink", VG_OP_UNLINK},
+    {"unlinkat", VG_OP_UNLINK},
+    {"rmdir", VG_OP_RMDIR},
+    {"mkdir", VG_OP_MKDIR},
+    {"mkdirat", VG_OP_MKDIR},
+    {"mknod", VG_OP_MKNOD},
+    {"mknodat", VG_OP_MKNOD},
+    {"link", VG_OP_LINK},
+    {"linkat", VG_OP_LINK},
+    {"symlink", VG_OP_SYMLINK},
+    {"symlinkat", VG_OP_SYMLINK},
+    {"truncate", VG_OP_TRUNCATE},
+    {"ftruncate", VG_OP_TRUNCATE},
+    {"truncate64", VG_OP_TRUNCATE},
+    {"ftruncate64", VG_OP_TRUNCATE},
+    {"fallocate", VG_OP_TRUNCATE},
+    {"chmod", VG_OP_CHMOD},
+    {"fchmod", VG_OP_CHMOD},
+    {"fchmodat", VG_OP_CHMOD},
+    {"fchmodat2", VG_OP_CHMOD},
+    {"chown", VG_OP_CHOWN},
+    {"fchown", VG_OP_CHOWN},
+    {"lchown", VG_OP_CHOWN},
+    {"fchownat", VG_OP_CHOWN},
+    {"chown16", VG_OP_CHOWN},
+    {"fchown16", VG_OP_CHOWN},
+    {"lchown16", VG_OP_CHOWN},
+    {"utime", VG_OP_UTIMES},
+    {"utimes", VG_OP_UTIMES},
+    {"futimesat", VG_OP_UTIMES},
+    {"utimensat", VG_OP_UTIMES},
+    {"setxattr", VG_OP_SETXATTR},
+    {"lsetxattr", VG_OP_SETXATTR},
+    {"fsetxattr", VG_OP_SETXATTR},
+    {"setxattrat", VG_OP_SETXATTR},
+    {"removexattr", VG_OP_REMOVEXATTR},
+    {"lremovexattr", VG_OP_REMOVEXATTR},
+    {"fremovexattr", VG_OP_REMOVEXATTR},
+    {"removexattrat", VG_OP_REMOVEXATTR},
+    {"mount", VG_OP_MOUNT},
+    {"umount2", VG_OP_UMOUNT},
+    {"umount", VG_OP_UMOUNT},
+    {"pivot_root", VG_OP_PIVOT_ROOT},
+    {"chroot", VG_OP_CHROOT},
+    {"move_mount", VG_OP_MOUNT},
+}};
 constexpr std::array<std::string_view, 4> kVia{"syscall", "compat32", "io_uring", "x32"};
 constexpr std::array<std::string_view, 4> kHooks{"", "tracepoint", "kprobe", "lsm"};
 
@@ -31,7 +97,23 @@ constexpr FlagName kOpenFlags[] = {
     {04010000, "O_SYNC"},     {010000, "O_DSYNC"},     {020000, "O_ASYNC"},     {040000, "O_DIRECT"},    {0100000, "O_LARGEFILE"}, {020200000, "O_TMPFILE"},
     {0200000, "O_DIRECTORY"}, {0400000, "O_NOFOLLOW"}, {01000000, "O_NOATIME"}, {02000000, "O_CLOEXEC"}, {010000000, "O_PATH"},
 };
-constexpr FlagName kAtFlags[] = {{AT_EMPTY_PATH, "AT_EMPTY_PATH"}, {AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"}, {0x10000, "AT_EXECVE_CHECK"}};
+constexpr FlagName kAtFlags[] = {
+    {AT_EMPTY_PATH, "AT_EMPTY_PATH"}, {AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"}, {AT_SYMLINK_FOLLOW, "AT_SYMLINK_FOLLOW"}, {0x10000, "AT_EXECVE_CHECK"}};
+constexpr FlagName kUnlinkFlags[] = {{AT_REMOVEDIR, "AT_REMOVEDIR"}};
+constexpr FlagName kRenameFlags[] = {{1, "RENAME_NOREPLACE"}, {2, "RENAME_EXCHANGE"}, {4, "RENAME_WHITEOUT"}};
+constexpr FlagName kFallocateFlags[] = {{0x01, "FALLOC_FL_KEEP_SIZE"},   {0x02, "FALLOC_FL_PUNCH_HOLE"},   {0x08, "FALLOC_FL_COLLAPSE_RANGE"},
+                                        {0x10, "FALLOC_FL_ZERO_RANGE"},  {0x20, "FALLOC_FL_INSERT_RANGE"}, {0x40, "FALLOC_FL_UNSHARE_RANGE"},
+                                        {0x80, "FALLOC_FL_WRITE_ZEROES"}};
+constexpr FlagName kXattrFlags[] = {{1, "XATTR_CREATE"}, {2, "XATTR_REPLACE"}};
+constexpr FlagName kMountFlags[] = {
+    {MS_RDONLY, "MS_RDONLY"},   {MS_NOSUID, "MS_NOSUID"},   {MS_NODEV, "MS_NODEV"},       {MS_NOEXEC, "MS_NOEXEC"},          {MS_SYNCHRONOUS, "MS_SYNCHRONOUS"},
+    {MS_REMOUNT, "MS_REMOUNT"}, {MS_DIRSYNC, "MS_DIRSYNC"}, {MS_NOATIME, "MS_NOATIME"},   {MS_NODIRATIME, "MS_NODIRATIME"},  {MS_BIND, "MS_BIND"},
+    {MS_MOVE, "MS_MOVE"},       {MS_REC, "MS_REC"},         {MS_SILENT, "MS_SILENT"},     {MS_UNBINDABLE, "MS_UNBINDABLE"},  {MS_PRIVATE, "MS_PRIVATE"},
+    {MS_SLAVE, "MS_SLAVE"},     {MS_SHARED, "MS_SHARED"},   {MS_RELATIME, "MS_RELATIME"}, {MS_STRICTATIME, "MS_STRICTATIME"}};
+constexpr FlagName kUmountFlags[] = {{MNT_FORCE, "MNT_FORCE"}, {MNT_DETACH, "MNT_DETACH"}, {MNT_EXPIRE, "MNT_EXPIRE"}, {8, "UMOUNT_NOFOLLOW"}};
+constexpr FlagName kMoveMountFlags[] = {{0x01, "MOVE_MOUNT_F_SYMLINKS"}, {0x02, "MOVE_MOUNT_F_AUTOMOUNTS"}, {0x04, "MOVE_MOUNT_F_EMPTY_PATH"},
+                                        {0x10, "MOVE_MOUNT_T_SYMLINKS"}, {0x20, "MOVE_MOUNT_T_AUTOMOUNTS"}, {0x40, "MOVE_MOUNT_T_EMPTY_PATH"},
+                                        {0x100, "MOVE_MOUNT_SET_GROUP"}, {0x200, "MOVE_MOUNT_BENEATH"}};
 constexpr FlagName kResolveFlags[] = {{RESOLVE_NO_XDEV, "RESOLVE_NO_XDEV"},         {RESOLVE_NO_MAGICLINKS, "RESOLVE_NO_MAGICLINKS"},
                                       {RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"}, {RESOLVE_BENEATH, "RESOLVE_BENEATH"},
                                       {RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"},         {RESOLVE_CACHED, "RESOLVE_CACHED"}};
@@ -71,14 +153,15 @@ void append_named(std::uint64_t flags, const FlagName* names, std::size_t count,
 }  // namespace
 
 std::string_view operation_name(unsigned operation) { return at(kOperations, operation); }
-std::string_view call_name(unsigned call) { return at(kCalls, call); }
+std::string_view call_name(unsigned call) { return call < kCalls.size() ? kCalls[call].name : std::string_view{}; }
+unsigned call_operation(unsigned call) { return call < kCalls.size() ? kCalls[call].operation : 0; }
 std::string_view via_name(unsigned via) { return at(kVia, via); }
 std::string_view hook_name(unsigned hook) { return at(kHooks, hook); }
 
-std::optional<unsigned> operation_from_name(std::string_view name) {
+std::optional<std::uint64_t> operations_from_name(std::string_view name) {
   for (unsigned i = 1; i < kOperations.size(); ++i) {
     if (kOperations[i] == name) {
-      return i;
+      return std::uint64_t{1} << i | (i == VG_OP_OPEN ? std::uint64_t{1} << VG_OP_CREATE : 0);
     }
   }
   return std::nullopt;
@@ -131,12 +214,24 @@ void append_open_flags(std::uint64_t flags, std::string& out) {
   }
 }
 
-void append_at_flags(std::uint64_t flags, std::string& out) {
+void append_call_flags(unsigned call, std::uint64_t flags, std::string& out) {
   if (flags == 0) {
     out += '0';
     return;
   }
-  append_named(flags, kAtFlags, std::size(kAtFlags), out);
+  const auto named = [&]<std::size_t N>(const FlagName(&names)[N]) { append_named(flags, names, N, out); };
+  switch (call) {
+    case VG_CALL_RENAMEAT2: return named(kRenameFlags);
+    case VG_CALL_UNLINKAT: return named(kUnlinkFlags);
+    case VG_CALL_FALLOCATE: return named(kFallocateFlags);
+    case VG_CALL_SETXATTR:
+    case VG_CALL_LSETXATTR:
+    case VG_CALL_FSETXATTR: return named(kXattrFlags);
+    case VG_CALL_MOUNT: return named(kMountFlags);
+    case VG_CALL_UMOUNT2: return named(kUmountFlags);
+    case VG_CALL_MOVE_MOUNT: return named(kMoveMountFlags);
+    default: return named(kAtFlags);
+  }
 }
 
 void append_resolve_flags(std::uint64_t flags, std::string& out) { append_named(flags, kResolveFlags, std::size(kResolveFlags), out); }

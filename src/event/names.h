@@ -10,10 +10,13 @@
 namespace vfsguard::event {
 
 std::string_view operation_name(unsigned operation);
-std::optional<unsigned> operation_from_name(std::string_view name);
-std::string operation_list();  // "open, exec", for messages
+// The operations that a name asks for, bit per VG_OP_*. "open" asks for those that create the file too.
+std::optional<std::uint64_t> operations_from_name(std::string_view name);
+std::string operation_list();  // "open, exec, ...", for messages
 
 std::string_view call_name(unsigned call);
+// The operation that a call is unless its result or flags say otherwise (VG_OP_*).
+unsigned call_operation(unsigned call);
 std::string_view via_name(unsigned via);
 std::string_view hook_name(unsigned hook);
 std::string_view file_type_name(std::uint32_t imode);
@@ -23,8 +26,8 @@ std::string error_name(int code);
 
 // "O_WRONLY|O_CREAT|O_TRUNC"; bits without a name as hexadecimal.
 void append_open_flags(std::uint64_t flags, std::string& out);
-// execveat's AT_* flags.
-void append_at_flags(std::uint64_t flags, std::string& out);
+// The flags of any other call by its own names: AT_*, RENAME_*, FALLOC_FL_*, MS_*, MNT_*, XATTR_*.
+void append_call_flags(unsigned call, std::uint64_t flags, std::string& out);
 // "RESOLVE_BENEATH|RESOLVE_NO_SYMLINKS".
 void append_resolve_flags(std::uint64_t flags, std::string& out);
 // How the file was opened: "r", "w", "rw", "rx", "path".

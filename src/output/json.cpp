@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/stat.h>
+
 #include <charconv>
 #include <cstring>
 #include <string_view>
@@ -75,12 +77,17 @@ constexpr FlagText kPathFlags[] = {
     {VG_CWD_TRUNCATED, "cwd_truncated"},
 };
 
-void path_flags(const event::Operation& operation, std::string& out) {
-  const std::uint32_t flags = operation.raw.path_flags;
-  const bool unresolved = (flags & VG_PATH_OBJECT) == 0 && operation.path.has_value();
+void path_flags(std::string_view key, std::uint32_t flags, bool has_path, std::string& out) {
+  const bool unresolved = (flags & VG_PATH_OBJECT) == 0 && has_path;
   bool any = false;
   const auto add = [&](std::string_view name) {
-    out += any ? ",\"" : "\"path_flags\":[\"";
+    if (any) {
+      out += ",\"";
+    } else {
+      out += '"';
+      out += key;
+      out += "\":[\"";
+    }
     any = true;
     out += name;
     out += '"';
@@ -98,33 +105,124 @@ void path_flags(const event::Operation& operation, std::string& out) {
   }
 }
 
+void device(std::string_view key, std::uint64_t dev_major, std::uint64_t dev_minor, std::string& out) {
+  char digits[48];
+  char* end = std::to_chars(digits, digits + sizeof digits, dev_major).ptr;
+  *end++ = ':';
+  end = std::to_chars(end, digits + sizeof digits, dev_minor).ptr;
+  word(key, {digits, static_cast<std::size_t>(end - digits)}, out);
+}
+
+void mode(std::uint32_t value, std::string& out) { word("mode", fmt::format("{:04o}", value), out); }
+
 void open_how(const vg_event& e, std::string& out) {
+  unsigned_number("flags", e.flags, out);
+  out += "\"flags_text\":\"";
+  event::append_open_flags(e.flags, out);
+  out += "\",";
+  constexpr std::uint64_t kCreates = 0100 | 020000000;  // O_CREAT, __O_TMPFILE
+  if ((e.flags & kCreates) != 0) {
+    mode(e.mode, out);
+  }
+  if (e.value != 0) {
+    unsigned_number("resolve", e.value, out);
+    std::string text;
+    event::append_resolve_flags(e.value, text);
+    word("resolve_text", text, out);
+  }
+}
+
+void call_flags(const vg_event& e, std::string& out) {
+  unsigned_number("flags", e.flags, out);
+  std::string text;
+  event::append_call_flags(e.call, e.flags, text);
+  word("flags_text", text, out);
+}
+
+// -1 leaves an owner as it is.
+void owner(std::string_view key, std::uint64_t value, std::string& out) {
+  if (static_cast<std::uint32_t>(value) != kUnset) {
+    unsigned_number(key, static_cast<std::uint32_t>(value), out);
+  }
+}
+
+// What the call asked for beyond its paths.
+void arguments(const vg_event& e, std::string& out) {
   if ((e.path_flags & VG_HAVE_DIRFD) != 0) {
     number("dirfd", e.dirfd, out);
+  }
+  if ((e.path_flags & VG_HAVE_FD) != 0) {
+    number("fd", e.fd, out);
+  }
+  if (e.call == VG_CALL_RENAMEAT || e.call == VG_CALL_RENAMEAT2 || e.call == VG_CALL_LINKAT || e.call == VG_CALL_MOVE_MOUNT) {
+    number("dst_dirfd", e.dirfd2, out);
   }
   if ((e.path_flags & VG_HAVE_ARGS) == 0) {
     return;
   }
-  if (e.operation == VG_OP_OPEN) {
-    unsigned_number("flags", e.flags, out);
-    out += "\"flags_text\":\"";
-    event::append_open_flags(e.flags, out);
-    out += "\",";
-    constexpr std::uint64_t kCreates = 0100 | 020000000;  // O_CREAT, __O_TMPFILE
-    if ((e.flags & kCreates) != 0) {
-      out += fmt::format("\"mode\":\"{:04o}\",", e.mode);
-    }
-    if (e.resolve != 0) {
-      unsigned_number("resolve", e.resolve, out);
-      std::string text;
-      event::append_resolve_flags(e.resolve, text);
-      word("resolve_text", text, out);
-    }
-  } else if (e.call == VG_CALL_EXECVEAT) {
-    unsigned_number("flags", e.flags, out);
-    std::string text;
-    event::append_at_flags(e.flags, text);
-    word("flags_text", text, out);
+  const unsigned operation = event::call_operation(e.call);
+  if (operation == VG_OP_OPEN) {
+    open_how(e, out);
+    return;
+  }
+  switch (e.call) {
+    case VG_CALL_EXECVEAT:
+    case VG_CALL_RENAMEAT2:
+    case VG_CALL_UNLINKAT:
+    case VG_CALL_LINKAT:
+    case VG_CALL_FALLOCATE:
+    case VG_CALL_FCHMODAT2:
+    case VG_CALL_FCHOWNAT:
+    case VG_CALL_UTIMENSAT:
+    case VG_CALL_SETXATTR:
+    case VG_CALL_LSETXATTR:
+    case VG_CALL_FSETXATTR:
+    case VG_CALL_SETXATTRAT:
+    case VG_CALL_REMOVEXATTRAT:
+    case VG_CALL_MOUNT:
+    case VG_CALL_UMOUNT2:
+    case VG_CALL_MOVE_MOUNT: call_flags(e, out); break;
+    default: break;
+  }
+  switch (operation) {
+    case VG_OP_MKDIR:
+    case VG_OP_CHMOD: mode(e.mode, out); break;
+    case VG_OP_MKNOD:
+      mode(e.mode, out);
+      if (const std::uint32_t type = e.mode & S_IFMT; type == S_IFCHR || type == S_IFBLK) {
+        // As user space writes it (new_decode_dev in include/linux/kdev_t.h).
+        device("rdev", (e.value & 0xfff00) >> 8, (e.value & 0xff) | ((e.value >> 12) & 0xfff00), out);
+      }
+      break;
+    case VG_OP_CHOWN:
+      owner("new_uid", e.value, out);
+      owner("new_gid", e.value2, out);
+      break;
+    case VG_OP_TRUNCATE:
+      if (e.call == VG_CALL_FALLOCATE) {
+        number("offset", static_cast<std::int64_t>(e.value), out);
+        number("length", static_cast<std::int64_t>(e.value2), out);
+      } else {
+        number("length", static_cast<std::int64_t>(e.value), out);
+      }
+      break;
+    case VG_OP_MOUNT:
+      if (e.call == VG_CALL_MOUNT && e.fs_type[0] != '\0') {
+        bytes("mount_type", chars(e.fs_type, sizeof e.fs_type), out);
+      }
+      break;
+    default: break;
+  }
+}
+
+// The second string, by what it means to the operation.
+std::string_view second_name(const vg_event& e) {
+  switch (event::call_operation(e.call)) {
+    case VG_OP_SYMLINK: return "target";
+    case VG_OP_SETXATTR:
+    case VG_OP_REMOVEXATTR: return "xattr";
+    case VG_OP_MOUNT: return e.call == VG_CALL_MOUNT ? "source" : "dst_path_raw";
+    default: return "dst_path_raw";
   }
 }
 
@@ -238,22 +336,31 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
   if (operation.path_raw) {
     bytes("path_raw", *operation.path_raw, out);
   }
-  path_flags(operation, out);
-  if ((e.path_flags & VG_PATH_OBJECT) != 0) {
-    out += "\"dev\":\"";
-    char digits[24];
-    char* end = std::to_chars(digits, digits + sizeof digits, e.dev >> 20).ptr;
-    *end++ = ':';
-    end = std::to_chars(end, digits + sizeof digits, e.dev & 0xfffff).ptr;
-    out.append(digits, end);
-    out += "\",";
+  path_flags("path_flags", e.path_flags, operation.path.has_value(), out);
+  if (e.imode != 0) {
+    device("dev", e.dev >> 20, e.dev & 0xfffff, out);
     unsigned_number("ino", e.ino, out);
     word("file_type", event::file_type_name(e.imode), out);
-    bytes("fs_type", chars(e.fs_type, sizeof e.fs_type), out);
+    if (e.call != VG_CALL_MOUNT) {
+      bytes("fs_type", chars(e.fs_type, sizeof e.fs_type), out);
+    }
     unsigned_number("nlink", e.nlink, out);
-    word("fmode", event::fmode_name(e.fmode, e.flags), out);
+    if (const unsigned operation_of = event::call_operation(e.call); operation_of == VG_OP_OPEN || operation_of == VG_OP_EXEC) {
+      word("fmode", event::fmode_name(e.fmode, e.flags), out);
+    }
   }
-  open_how(e, out);
+  if (operation.dst_path) {
+    bytes("dst_path", *operation.dst_path, out);
+  }
+  if (operation.dst_raw) {
+    bytes(second_name(e), *operation.dst_raw, out);
+  }
+  path_flags("dst_path_flags", e.path2_flags, operation.dst_path.has_value(), out);
+  if (e.dst_ino != 0) {
+    device("dst_dev", e.dst_dev >> 20, e.dst_dev & 0xfffff, out);
+    unsigned_number("dst_ino", e.dst_ino, out);
+  }
+  arguments(e, out);
   if (operation.has_result()) {
     number("retval", e.retval, out);
     if (operation.success()) {

@@ -66,16 +66,64 @@ std::string json_of(const event::Operation& operation) {
   return out;
 }
 
-// The golden file is tests/golden/open.json; `VFSGUARD_UPDATE_GOLDEN=1 ctest -R unit` writes it anew.
-TEST(Json, AnEventLooksAsDocumented) {
-  const std::string file = VFSGUARD_GOLDEN "/open.json";
-  const std::string now = json_of(sample());
+event::Operation rename_sample() {
+  event::Operation operation = sample();
+  vg_event& e = operation.raw;
+  e.operation = VG_OP_RENAME;
+  e.call = VG_CALL_RENAMEAT2;
+  e.retval = 0;
+  e.flags = 2;
+  e.dirfd2 = 5;
+  e.path2_flags = VG_PATH_OBJECT | VG_RAW_PRESENT;
+  e.dst_ino = 8;
+  e.dst_dev = 8u << 20 | 1;
+  operation.dst_path = "/tmp/b";
+  operation.dst_raw = "../b";
+  return operation;
+}
+
+// `VFSGUARD_UPDATE_GOLDEN=1 ctest -R unit` writes the golden files anew.
+void expect_golden(const std::string& name, const std::string& now) {
+  const std::string file = VFSGUARD_GOLDEN "/" + name;
   if (getenv("VFSGUARD_UPDATE_GOLDEN") != nullptr) {
     std::ofstream(file) << now;
   }
   std::stringstream golden;
   golden << std::ifstream(file).rdbuf();
   EXPECT_EQ(now, golden.str());
+}
+
+TEST(Json, AnEventLooksAsDocumented) {
+  expect_golden("open.json", json_of(sample()));
+  expect_golden("rename.json", json_of(rename_sample()));
+}
+
+TEST(Json, WhatACallAsksForHasItsOwnField) {
+  event::Operation operation = sample();
+  vg_event& e = operation.raw;
+  e.operation = VG_OP_CHOWN;
+  e.call = VG_CALL_FCHOWN;
+  e.path_flags = VG_PATH_OBJECT | VG_HAVE_ARGS | VG_HAVE_FD;
+  e.fd = 9;
+  e.value = 12;
+  e.value2 = 0xffffffff;
+  std::string out = json_of(operation);
+  EXPECT_NE(out.find("\"fd\":9,\"new_uid\":12,"), std::string::npos) << out;
+  EXPECT_EQ(out.find("new_gid"), std::string::npos) << out;
+  e.operation = VG_OP_SYMLINK;
+  e.call = VG_CALL_SYMLINK;
+  e.path_flags = VG_PATH_OBJECT | VG_HAVE_ARGS;
+  operation.dst_raw = "../target\n";
+  out = json_of(operation);
+  EXPECT_NE(out.find("\"target\":\"../target\\u000a\""), std::string::npos) << out;
+  EXPECT_EQ(out.find("dst_path"), std::string::npos) << out;
+  e.operation = VG_OP_MKNOD;
+  e.call = VG_CALL_MKNOD;
+  e.mode = S_IFBLK | 0600;
+  e.value = 0x12345678;  // minor 0x12378, major 0x456
+  operation.dst_raw.reset();
+  out = json_of(operation);
+  EXPECT_NE(out.find("\"rdev\":\"1110:74616\""), std::string::npos) << out;
 }
 
 TEST(Json, AnyBytesComeBackFromIt) {

@@ -48,7 +48,8 @@ void TextFormatter::append(const event::Operation& operation, std::string& out) 
     call = "handle";
   }
   const bool failed = operation.has_result() && !operation.success();
-  const std::string_view mode = (e.path_flags & VG_PATH_OBJECT) != 0 ? event::fmode_name(e.fmode, e.flags) : std::string_view("-");
+  const unsigned kind = event::call_operation(e.call);
+  const std::string_view mode = e.imode != 0 && (kind == VG_OP_OPEN || kind == VG_OP_EXEC) ? event::fmode_name(e.fmode, e.flags) : std::string_view("-");
   fmt::format_to(std::back_inserter(out), "{:>7} {:>6} {:<16} {:<10} {}{:<16}{} {:<5} ", e.pid, e.uid, comm, call, colour_ && failed ? kRed : "", result,
                  colour_ && failed ? kReset : "", mode);
   if (operation.path) {
@@ -57,6 +58,13 @@ void TextFormatter::append(const event::Operation& operation, std::string& out) 
     append_text(*operation.path_raw, out);
   } else {
     out += '-';
+  }
+  if (operation.dst_path) {
+    out += " -> ";
+    append_text(*operation.dst_path, out);
+  } else if (operation.dst_raw && !operation.dst_raw->empty()) {
+    out += event::call_operation(e.call) == VG_OP_SYMLINK ? " -> " : " ";
+    append_text(*operation.dst_raw, out);
   }
   if (e.via != VG_VIA_SYSCALL) {
     fmt::format_to(std::back_inserter(out), " [{}]", event::via_name(e.via));

@@ -157,12 +157,12 @@ class Reader {
     if (const YAML::Node operations = node["operations"]) {
       rule.operations = 0;
       for (const YAML::Node& operation : items(operations)) {
-        const auto id = operation.IsScalar() ? event::operation_from_name(operation.Scalar()) : std::nullopt;
-        if (!id) {
+        const auto wanted = operation.IsScalar() ? event::operations_from_name(operation.Scalar()) : std::nullopt;
+        if (!wanted) {
           return at(operation,
                     fmt::format("no operation '{}' in this version; known: {}", operation.IsScalar() ? operation.Scalar() : "", event::operation_list()));
         }
-        rule.operations |= 1u << *id;
+        rule.operations |= *wanted;
       }
     }
     if (const YAML::Node action = node["action"]) {
@@ -321,7 +321,7 @@ util::Result<Compiled> compile_policy(const Policy& policy) {
   std::map<std::vector<std::uint32_t>, std::uint32_t> known;
   paths.resolve = [&](std::span<const std::uint32_t> globs) {
     std::vector<std::uint32_t> rules;
-    std::uint32_t operations = 0;
+    std::uint64_t operations = 0;
     for (const std::uint32_t glob : globs) {
       rules.push_back(rule_of[glob]);
       operations |= policy.rules[rule_of[glob]].operations;
@@ -344,13 +344,19 @@ util::Result<Compiled> compile_policy(const Policy& policy) {
 }
 
 bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation) {
-  const std::uint32_t set = operation.raw.match;
-  if (set >= compiled.set_rules.size()) {
-    return false;
+  const auto rules_of = [&](std::uint32_t set) -> std::span<const std::uint32_t> {
+    return set < compiled.set_rules.size() ? std::span(compiled.set_rules[set]) : std::span<const std::uint32_t>{};
+  };
+  // Both paths of a rename or link can be asked for; rules stay in the policy's order and count once.
+  std::vector<std::uint32_t> both;
+  std::span<const std::uint32_t> asked = rules_of(operation.raw.match);
+  if (operation.raw.match2 != 0) {
+    std::ranges::set_union(asked, rules_of(operation.raw.match2), std::back_inserter(both));
+    asked = both;
   }
-  for (const std::uint32_t index : compiled.set_rules[set]) {
+  for (const std::uint32_t index : asked) {
     const Rule& rule = policy.rules[index];
-    if ((rule.operations & (1u << operation.raw.operation)) == 0) {
+    if ((rule.operations >> operation.raw.operation & 1) == 0) {
       continue;
     }
     if (!rule.only.empty() && !rule.only.hold(operation)) {

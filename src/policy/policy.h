@@ -29,7 +29,7 @@ struct Subjects {
 struct Rule {
   std::string name;
   std::vector<Glob> paths;
-  std::uint32_t operations = ~0u;  // bit per VG_OP_*
+  std::uint64_t operations = ~0ull;  // bit per VG_OP_*
   Subjects only;
   Subjects unless;
   std::string severity = "info";
@@ -43,9 +43,9 @@ struct Policy {
 // Everything the kernel side needs to let through what some rule may ask for.
 struct Compiled {
   Automaton automaton;
-  std::vector<std::uint32_t> set_operations;          // per match set: bit per operation, for the kernel side
+  std::vector<std::uint64_t> set_operations;          // per match set: bit per operation, for the kernel side
   std::vector<std::vector<std::uint32_t>> set_rules;  // per match set: the rules, in order
-  std::uint32_t operations = 0;                       // all that any rule asks for
+  std::uint64_t operations = 0;                       // all that any rule asks for
 };
 
 util::Result<Policy> load(const std::string& file);

@@ -11,10 +11,12 @@
 #include <cstdarg>
 #include <cstdio>
 #include <optional>
+#include <unordered_set>
 
 #include <fmt/format.h>
 
 #include "event/names.h"
+#include "sensor/call_functions.h"
 #include "sensor/kprobe_events.h"
 #include "util/fd.h"
 #include "vfsguard.skel.h"
@@ -70,7 +72,12 @@ struct KernelFacts {
   bool complete_cqe = false;     // io_uring_complete(ctx, req, cqe) since 6.16
   bool rdonly_cast = false;
   bool uring = false;
+  bool fprobe = false;               // many functions by one link (kprobe.multi)
+  bool setattr_takes_idmap = false;  // lsm/inode_setattr(idmap, dentry, attr) since 6.9
   int lsm_file_open = -1;
+  std::unordered_set<std::string> functions;  // those that we may probe
+
+  [[nodiscard]] bool has(const std::string& function) const { return functions.contains(function); }
 };
 
 util::Result<KernelFacts> kernel_facts() {
@@ -85,6 +92,22 @@ util::Result<KernelFacts> kernel_facts() {
       facts.submit = name;
     }
   }
+  // One pass for all functions: a search by name is a pass each.
+  for (__u32 id = 1, end = btf__type_cnt(kernel.get()); id < end; ++id) {
+    const btf_type* type = btf__type_by_id(kernel.get(), id);
+    if (!btf_is_func(type)) {
+      continue;
+    }
+    const std::string_view name = btf__name_by_offset(kernel.get(), type->name_off);
+    if (name.starts_with("__x64_sys_") || name.starts_with("__ia32_") || name.starts_with("security_") || name.starts_with("bpf_lsm_") || name == "vfs_open" ||
+        name == "io_openat2" || name == "register_fprobe_ips") {
+      facts.functions.emplace(name);
+      if (name == "bpf_lsm_inode_setattr") {
+        facts.setattr_takes_idmap = btf_vlen(btf__type_by_id(kernel.get(), type->type)) == 3;
+      }
+    }
+  }
+  facts.fprobe = facts.has("register_fprobe_ips");
   facts.rdonly_cast = btf__find_by_name_kind(kernel.get(), "bpf_rdonly_cast", BTF_KIND_FUNC) > 0;
   facts.lsm_file_open = btf__find_by_name_kind(kernel.get(), "bpf_lsm_file_open", BTF_KIND_FUNC);
   const int complete = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_complete", BTF_KIND_TYPEDEF);
@@ -123,30 +146,19 @@ struct RingDeleter {
 };
 using Link = std::unique_ptr<bpf_link, LinkDeleter>;
 
-// The functions behind the system calls, by ABI (arch/x86/include/asm/syscall_wrapper.h). Where a 32-bit call has its own entry
-// ("compat"), the plain __ia32_ function is not what runs.
-struct CallFunction {
-  const char* symbol;
-  const char* otherwise;
-  unsigned call;
-  unsigned via;
-};
-constexpr CallFunction kCallFunctions[] = {
-    {"__x64_sys_open", nullptr, VG_CALL_OPEN, VG_VIA_SYSCALL},
-    {"__x64_sys_openat", nullptr, VG_CALL_OPENAT, VG_VIA_SYSCALL},
-    {"__x64_sys_openat2", nullptr, VG_CALL_OPENAT2, VG_VIA_SYSCALL},
-    {"__x64_sys_creat", nullptr, VG_CALL_CREAT, VG_VIA_SYSCALL},
-    {"__x64_sys_open_by_handle_at", nullptr, VG_CALL_OPEN_BY_HANDLE_AT, VG_VIA_SYSCALL},
-    {"__x64_sys_execve", nullptr, VG_CALL_EXECVE, VG_VIA_SYSCALL},
-    {"__x64_sys_execveat", nullptr, VG_CALL_EXECVEAT, VG_VIA_SYSCALL},
-    {"__ia32_compat_sys_open", "__ia32_sys_open", VG_CALL_OPEN, VG_VIA_COMPAT32},
-    {"__ia32_compat_sys_openat", "__ia32_sys_openat", VG_CALL_OPENAT, VG_VIA_COMPAT32},
-    {"__ia32_sys_openat2", nullptr, VG_CALL_OPENAT2, VG_VIA_COMPAT32},
-    {"__ia32_sys_creat", nullptr, VG_CALL_CREAT, VG_VIA_COMPAT32},
-    {"__ia32_compat_sys_open_by_handle_at", "__ia32_sys_open_by_handle_at", VG_CALL_OPEN_BY_HANDLE_AT, VG_VIA_COMPAT32},
-    {"__ia32_compat_sys_execve", "__ia32_sys_execve", VG_CALL_EXECVE, VG_VIA_COMPAT32},
-    {"__ia32_compat_sys_execveat", "__ia32_sys_execveat", VG_CALL_EXECVEAT, VG_VIA_COMPAT32},
-};
+constexpr std::uint64_t bit(unsigned operation) { return std::uint64_t{1} << operation; }
+
+// The operations whose calls must be followed for these to be seen: a create and an O_TRUNC are opens, rmdir can be unlinkat.
+std::uint64_t followed(std::uint64_t operations) {
+  std::uint64_t mask = operations;
+  if ((operations & (bit(VG_OP_CREATE) | bit(VG_OP_TRUNCATE))) != 0) {
+    mask |= bit(VG_OP_OPEN);
+  }
+  if ((operations & bit(VG_OP_RMDIR)) != 0) {
+    mask |= bit(VG_OP_UNLINK);
+  }
+  return mask;
+}
 
 }  // namespace
 
@@ -158,12 +170,13 @@ struct Sensor::State {
   Handler handler;
   Hook hook = Hook::kAuto;
   KernelFacts facts;
+  std::uint64_t operations = 0;  // whose calls are followed
   std::vector<bpf_program*> programs;
   std::size_t budget = 0;
   std::size_t consumed = 0;
   std::uint64_t probe_misses = 0;  // of probes that are gone
 
-  [[nodiscard]] std::uint64_t misses() const { return probe_misses + kprobes.misses(); }
+  [[nodiscard]] std::uint64_t misses() const;
 
   static int on_record(void* self, void* data, size_t size) {
     auto* state = static_cast<State*>(self);
@@ -176,13 +189,34 @@ struct Sensor::State {
   void size_maps(const Options& options);
   util::Result<void> fill_maps(const Filter& filter);
   util::Result<void> attach_kprobes();
-  util::Result<bool> attach_probe(bpf_program* program, const char* symbol, bool returns, std::uint64_t with);
+  util::Result<void> attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns);
+  util::Result<void> attach_probe(bpf_program* program, const Probe& probe, bool returns);
+  [[nodiscard]] bpf_program* object_program(const ObjectHook& lsm_hook) const;
   util::Result<void> check_lsm_fires();
 };
+
+// What the kernel says of its probes that did not fire. Links of many functions tell it since 6.7.
+std::uint64_t Sensor::State::misses() const {
+  std::uint64_t total = probe_misses + kprobes.misses();
+  for (const Link& link : links) {
+    struct {  // struct bpf_link_info, as far as the kprobe_multi part of newer kernels
+      __u32 type, id, prog_id, pad;
+      __u64 addresses;
+      __u32 count, flags;
+      __u64 missed;
+    } info{};
+    __u32 size = sizeof info;
+    if (bpf_obj_get_info_by_fd(bpf_link__fd(link.get()), &info, &size) == 0 && info.type == BPF_LINK_TYPE_KPROBE_MULTI) {
+      total += info.missed;
+    }
+  }
+  return total;
+}
 
 void Sensor::State::choose_programs(const Filter& filter) {
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
+  operations = followed(filter.operations);
   const auto& p = skeleton->progs;
   programs = {p.process_exec, p.process_exit, p.who_am_i};
   if (filter.follow_children) {
@@ -198,7 +232,11 @@ void Sensor::State::choose_programs(const Filter& filter) {
     programs.insert(programs.end(), {p.io_uring_submit, p.io_uring_complete});
   }
   if (hook == Hook::kLsm) {
-    programs.push_back(p.decide_lsm);
+    for (const ObjectHook& object : object_hooks()) {
+      if ((object.operations & operations) != 0 && facts.has(std::string("bpf_lsm_") + object.name)) {
+        programs.push_back(object_program(object));
+      }
+    }
     if (facts.uring) {
       programs.insert(programs.end(), {p.request_fentry, p.request_fexit});
     }
@@ -208,7 +246,14 @@ void Sensor::State::choose_programs(const Filter& filter) {
   }
   for (bpf_program* wanted : programs) {
     bpf_program__set_autoload(wanted, true);
+    if (bpf_program__type(wanted) == BPF_PROG_TYPE_KPROBE && !facts.fprobe) {
+      bpf_program__set_expected_attach_type(wanted, static_cast<bpf_attach_type>(0));  // one kprobe at a time
+    }
   }
+}
+
+bpf_program* Sensor::State::object_program(const ObjectHook& lsm_hook) const {
+  return bpf_object__find_program_by_name(skeleton->obj, (std::string("decide_") + lsm_hook.name).c_str());
 }
 
 void Sensor::State::set_knobs(const Filter& filter) {
@@ -216,7 +261,9 @@ void Sensor::State::set_knobs(const Filter& filter) {
   knobs.hook_id = static_cast<__u32>(hook);
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.complete_takes_cqe = facts.complete_cqe ? 1 : 0;
+  knobs.setattr_takes_idmap = facts.setattr_takes_idmap ? 1 : 0;
   knobs.operation_mask = filter.operations;
+  knobs.begin_mask = operations;
   knobs.only_failed = filter.only_failed ? 1 : 0;
   knobs.only_write = filter.only_write ? 1 : 0;
   knobs.filter_path = filter.by_path ? 1 : 0;
@@ -282,58 +329,77 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   return {};
 }
 
-// False where the kernel has no such function.
-util::Result<bool> Sensor::State::attach_probe(bpf_program* program, const char* symbol, bool returns, std::uint64_t with) {
-  auto perf = kprobes.add({symbol, returns, with});
+util::Result<void> Sensor::State::attach_probe(bpf_program* program, const Probe& probe, bool returns) {
+  auto perf = kprobes.add({probe.symbol, returns, probe.cookie});
   if (!perf) {
-    if (perf.error().code == ENOENT) {
-      return false;
-    }
     return util::pass_on(perf.error());
   }
   LIBBPF_OPTS(bpf_perf_event_opts, options);
-  options.bpf_cookie = with;
+  options.bpf_cookie = probe.cookie;
   const int fd = fcntl(perf->get(), F_DUPFD_CLOEXEC, 0);  // the link takes one over
   bpf_link* link = bpf_program__attach_perf_event_opts(program, fd, &options);
   if (link == nullptr) {
     const int code = errno;
     close(fd);
-    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach to {}", symbol), code);
+    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach to {}", probe.symbol), code);
   }
   links.emplace_back(link);
-  return true;
+  return {};
+}
+
+// All by one link where the kernel has fprobes; else one kprobe event each.
+util::Result<void> Sensor::State::attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns) {
+  if (!facts.fprobe) {
+    for (const Probe& probe : probes) {
+      if (auto done = attach_probe(program, probe, returns); !done) {
+        return done;
+      }
+    }
+    return {};
+  }
+  if (probes.empty()) {
+    return {};
+  }
+  std::vector<const char*> symbols;
+  std::vector<__u64> cookies;
+  for (const Probe& probe : probes) {
+    symbols.push_back(probe.symbol.c_str());
+    cookies.push_back(probe.cookie);
+  }
+  LIBBPF_OPTS(bpf_kprobe_multi_opts, options);
+  options.syms = symbols.data();
+  options.cookies = cookies.data();
+  options.cnt = symbols.size();
+  options.retprobe = returns;
+  bpf_link* link = bpf_program__attach_kprobe_multi_opts(program, nullptr, &options);
+  if (link == nullptr) {
+    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {} to {} functions", bpf_program__name(program), probes.size()));
+  }
+  links.emplace_back(link);
+  return {};
 }
 
 util::Result<void> Sensor::State::attach_kprobes() {
   const auto& p = skeleton->progs;
-  KprobeEvents::remove_stale();
-  int entries = 0;
-  // Object and return first: a call that began before its return probe was there would count as missed.
-  for (const auto& [symbol, with] : {std::pair{"vfs_open", VG_COOKIE_VFS_OPEN}, std::pair{"security_file_open", VG_COOKIE_FILE_OPEN}}) {
-    if (auto done = attach_probe(p.decide_kprobe, symbol, false, with); !done) {
-      return util::pass_on(done.error());
-    }
+  if (!facts.fprobe) {
+    KprobeEvents::remove_stale();
   }
-  for (const bool returns : {true, false}) {
-    bpf_program* program = returns ? p.call_return : p.call_enter;
-    for (const CallFunction& f : kCallFunctions) {
-      auto done = attach_probe(program, f.symbol, returns, VG_COOKIE_CALL(f.call, f.via));
-      if (done && !*done && f.otherwise != nullptr) {
-        done = attach_probe(program, f.otherwise, returns, VG_COOKIE_CALL(f.call, f.via));
-      }
-      if (!done) {
-        return util::pass_on(done.error());
-      }
-      entries += *done ? 1 : 0;
-    }
-    if (auto done = attach_probe(returns ? p.call_return : p.request_enter, "io_openat2", returns, VG_COOKIE_REQUEST); !done) {
-      return util::pass_on(done.error());
-    }
+  const HasFunction has = [&](const std::string& name) { return facts.has(name); };
+  std::vector<Probe> calls = call_probes(operations, has);
+  std::vector<Probe> requests;
+  if ((operations & bit(VG_OP_OPEN)) != 0 && facts.has("io_openat2")) {
+    requests.push_back({"io_openat2", VG_COOKIE_REQUEST});
   }
-  if (entries == 0) {
+  if (calls.empty()) {
     return util::fail(EX_UNAVAILABLE, "none of the system calls' functions can be probed");
   }
-  return {};
+  std::vector<Probe> returns = calls;
+  returns.insert(returns.end(), requests.begin(), requests.end());
+  // Object and return first: a call that began before its return probe was there would count as missed.
+  auto done = attach_probes(p.decide_kprobe, object_probes(operations, has), false);
+  done = done ? attach_probes(p.call_return, returns, true) : done;
+  done = done ? attach_probes(p.request_enter, requests, false) : done;
+  return done ? attach_probes(p.call_enter, calls, false) : done;
 }
 
 // A kernel can accept and attach LSM programs and never call them: "bpf" must be in its lsm= list.
@@ -388,7 +454,7 @@ util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
       if (hook == Hook::kLsm && !lsm_programs_load(*facts)) {
         continue;
       }
-      if (hook == Hook::kKprobe && (!KprobeEvents::tracefs() || access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) != 0)) {
+      if (hook == Hook::kKprobe && !facts->fprobe && (!KprobeEvents::tracefs() || access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) != 0)) {
         continue;
       }
       Options one = options;

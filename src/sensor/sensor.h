@@ -22,7 +22,7 @@ enum class Hook { kAuto = 0, kTracepoint = VG_HOOK_TRACEPOINT, kKprobe = VG_HOOK
 
 // What the kernel side lets through; everything else is counted as filtered there. Empty lists do not filter.
 struct Filter {
-  std::uint32_t operations = ~0u;  // bit per VG_OP_*
+  std::uint64_t operations = ~0ull;  // bit per VG_OP_*
   bool only_failed = false;
   bool only_write = false;
   bool follow_children = false;
@@ -32,7 +32,7 @@ struct Filter {
   bool by_path = false;  // automaton.head.path_start decides
   bool by_exe = false;   // automaton.head.exe_start decides
   policy::Automaton automaton;
-  std::vector<std::uint32_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
+  std::vector<std::uint64_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
 };
 
 struct Options {

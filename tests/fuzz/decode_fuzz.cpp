@@ -42,9 +42,11 @@ extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t s
     e->head.kind = static_cast<vg_u8>(1 + seed % 3);
     e->head.version = VG_ABI_VERSION;
     const std::size_t strings = size - sizeof(vg_event);
-    e->path_len = static_cast<vg_u16>(strings / 2);
-    e->raw_len = static_cast<vg_u16>((strings - e->path_len) / 2);
-    e->cwd_len = static_cast<vg_u16>(strings - e->path_len - e->raw_len);
+    e->path_len = static_cast<vg_u16>(strings / 3);
+    e->raw_len = static_cast<vg_u16>(strings / 6);
+    e->path2_len = static_cast<vg_u16>(strings / 4);
+    e->raw2_len = static_cast<vg_u16>(strings / 8);
+    e->cwd_len = static_cast<vg_u16>(strings - e->path_len - e->raw_len - e->path2_len - e->raw2_len);
   }
   return size;
 }

@@ -119,7 +119,7 @@ def settle():
 # --- accounting ---------------------------------------------------------------------------------------------------------------
 
 def account_holds(t):
-    for operation in (None, "open", "exec"):
+    for operation in (None, "open", "exec", "create", "rename", "unlink", "truncate"):
         c = t.counts(operation)
         check(c["seen"] == c["filtered"] + c["emitted"] + c["lost"], f"{operation or 'total'}: seen != filtered + emitted + lost: {c}")
 
@@ -148,7 +148,7 @@ def test_account_is_exact_when_the_reader_stops(d):
     t.stop()
     events = t.events()
     account_holds(t)
-    c = t.counts("open")
+    c = t.counts()
     done = opened + failed + again[0] + again[1]
     check(c["emitted"] + c["lost"] == done, f"flood did {done} opens, account says {c}")
     check(c["lost"] > 0, f"the reader was stopped and nothing was lost? {c}")
@@ -264,6 +264,24 @@ def test_exec_is_filtered_by_what_it_became(d):
         t.stop()
         check([e["path"] for e in t.events() if e["success"]] == [f"{d}/became"], f"{words}: {t.events()}")
         account_holds(t)
+
+
+def test_filter_by_either_path_of_a_rename(d):
+    for name in ("in", "out"):
+        os.mkdir(f"{d}/{name}")
+    touch(f"{d}/in/a")
+    touch(f"{d}/out/b")
+    t = trace("--path", f"{d}/in/**", "--op", "rename,link,unlink")
+    os.rename(f"{d}/in/a", f"{d}/out/a")
+    os.rename(f"{d}/out/b", f"{d}/in/b")
+    os.link(f"{d}/in/b", f"{d}/out/c")
+    os.rename(f"{d}/out/c", f"{d}/out/d")
+    os.unlink(f"{d}/out/d")
+    os.unlink(f"{d}/in/b")
+    t.stop()
+    got = [(e["operation"], e["path"][len(d) + 1:], e.get("dst_path", d)[len(d) + 1:]) for e in t.events()]
+    check(got == [("rename", "in/a", "out/a"), ("rename", "out/b", "in/b"), ("link", "in/b", "out/c"), ("unlink", "in/b", "")], f"{got}")
+    account_holds(t)
 
 
 def test_filter_failed(d):
@@ -410,7 +428,7 @@ def test_short_lived_processes_are_known(d):
 
 
 def test_own_output_is_no_event(d):
-    t = Trace(["trace", "--hook", HOOK, "--format", "json", "--path", f"{d}/**", "--output", f"{d}/out"]).require_ready()
+    t = Trace(["trace", "--hook", HOOK, "--format", "json", "--op", "open", "--path", f"{d}/**", "--output", f"{d}/out"]).require_ready()
     touch(f"{d}/a")
     t.stop()
     with open(f"{d}/out") as f:
@@ -506,6 +524,7 @@ rules:
     operations: [open]
     severity: high
   - name: not-root
+    operations: [open, rename]
     paths: ["{d}/**"]
     unless: {{ uid: 0 }}
     severity: low
@@ -558,7 +577,7 @@ def once_test_bad_command_lines(d):
     refuses(["trace", "--path", "/etc/a**"], 64, "column 7", "must stand alone")
     refuses(["trace", "--path", "/etc/"], 64, "/**")
     refuses(["trace", "--path", "/a/../b"], 64, "'..'")
-    refuses(["trace", "--op", "read"], 64, "open, exec")
+    refuses(["trace", "--op", "raed"], 64, "open, exec")
     refuses(["trace", "--hook", "magic"], 64, "lsm, kprobe or tracepoint")
     refuses(["trace", "--format", "xml"], 64, "text or json")
     refuses(["trace", "--duration", "soon"], 64, "5s")

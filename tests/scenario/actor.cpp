@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -65,6 +66,21 @@ const std::map<std::string, std::uint64_t> kFlags{{"O_RDONLY", 0},
                                                   {"O_TMPFILE", O_TMPFILE},
                                                   {"O_LARGEFILE", 0100000},
                                                   {"AT_EMPTY_PATH", AT_EMPTY_PATH},
+                                                  {"AT_REMOVEDIR", AT_REMOVEDIR},
+                                                  {"AT_SYMLINK_FOLLOW", AT_SYMLINK_FOLLOW},
+                                                  {"RENAME_NOREPLACE", 1},
+                                                  {"RENAME_EXCHANGE", 2},
+                                                  {"RENAME_WHITEOUT", 4},
+                                                  {"FALLOC_FL_KEEP_SIZE", 1},
+                                                  {"FALLOC_FL_PUNCH_HOLE", 2},
+                                                  {"S_IFREG", S_IFREG},
+                                                  {"S_IFIFO", S_IFIFO},
+                                                  {"S_IFCHR", S_IFCHR},
+                                                  {"MS_BIND", MS_BIND},
+                                                  {"MNT_DETACH", MNT_DETACH},
+                                                  {"XATTR_CREATE", 1},
+                                                  {"OPEN_TREE_CLONE", 1},
+                                                  {"MOVE_MOUNT_F_EMPTY_PATH", 4},
                                                   {"AT_SYMLINK_NOFOLLOW", AT_SYMLINK_NOFOLLOW},
                                                   {"RESOLVE_NO_SYMLINKS", RESOLVE_NO_SYMLINKS},
                                                   {"RESOLVE_BENEATH", RESOLVE_BENEATH},
@@ -116,9 +132,13 @@ class LowMemory {
   std::size_t used_ = 0;
 };
 
-long call32(long nr, std::uint32_t a = 0, std::uint32_t b = 0, std::uint32_t c = 0, std::uint32_t d = 0, std::uint32_t e = 0) {
+long call32(long nr, std::uint32_t a = 0, std::uint32_t b = 0, std::uint32_t c = 0, std::uint32_t d = 0, std::uint32_t e = 0, std::uint64_t f = 0) {
   long result = 0;
-  asm volatile("int $0x80" : "=a"(result) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e) : "memory", "r8", "r9", "r10", "r11");
+  // The sixth argument goes in ebp, which the compiler may need itself.
+  asm volatile("xchg %%rbp, %[sixth]\n int $0x80\n xchg %%rbp, %[sixth]"
+               : "=a"(result)
+               : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d), [sixth] "r"(f), "D"(e)
+               : "memory", "r8", "r9", "r10", "r11");
   result = static_cast<int>(result);
   if (result < 0) {
     errno = static_cast<int>(-result);
@@ -191,6 +211,26 @@ struct Handle {
   unsigned char bytes[MAX_HANDLE_SZ];
 };
 
+// System calls by name: native and 32-bit numbers (arch/x86/entry/syscalls); 0: that ABI has none.
+struct CallNumbers {
+  long native;
+  long compat;
+};
+const std::map<std::string, CallNumbers> kCalls{
+    {"rename", {82, 38}},         {"renameat", {264, 302}},  {"renameat2", {316, 353}},   {"unlink", {87, 10}},
+    {"unlinkat", {263, 301}},     {"rmdir", {84, 40}},       {"mkdir", {83, 39}},         {"mkdirat", {258, 296}},
+    {"mknod", {133, 14}},         {"mknodat", {259, 297}},   {"link", {86, 9}},           {"linkat", {265, 303}},
+    {"symlink", {88, 83}},        {"symlinkat", {266, 304}}, {"truncate", {76, 92}},      {"ftruncate", {77, 93}},
+    {"truncate64", {0, 193}},     {"ftruncate64", {0, 194}}, {"fallocate", {285, 324}},   {"chmod", {90, 15}},
+    {"fchmod", {91, 94}},         {"fchmodat", {268, 306}},  {"fchmodat2", {452, 452}},   {"chown", {92, 212}},
+    {"fchown", {93, 207}},        {"lchown", {94, 198}},     {"fchownat", {260, 298}},    {"chown16", {0, 182}},
+    {"fchown16", {0, 95}},        {"lchown16", {0, 16}},     {"utime", {132, 30}},        {"utimes", {235, 271}},
+    {"futimesat", {261, 299}},    {"utimensat", {280, 320}}, {"utimensat64", {280, 412}}, {"setxattr", {188, 226}},
+    {"lsetxattr", {189, 227}},    {"fsetxattr", {190, 228}}, {"removexattr", {197, 235}}, {"lremovexattr", {198, 236}},
+    {"fremovexattr", {199, 237}}, {"mount", {165, 21}},      {"umount2", {166, 52}},      {"umount", {0, 22}},
+    {"pivot_root", {155, 217}},   {"chroot", {161, 61}},     {"move_mount", {429, 429}},  {"open_tree", {428, 428}},
+};
+
 class Actor {
  public:
   explicit Actor(std::map<std::string, std::string> variables) : variables_(std::move(variables)) { must(chdir(variables_.at("D").c_str()) == 0, "chdir"); }
@@ -225,6 +265,7 @@ class Actor {
  private:
   long verb(const std::vector<std::string>& w);
   long files(const std::vector<std::string>& w);
+  long call(const std::vector<std::string>& w);
   long opens(const std::vector<std::string>& w);
   long uring(const std::vector<std::string>& w);
   long processes(const std::vector<std::string>& w);
@@ -314,6 +355,30 @@ long Actor::files(const std::vector<std::string>& w) {
     return close(fd);
   }
   return kUnknown;
+}
+
+// call NAME ARG..., call32 NAME ARG...: arguments are numbers, flags, `null`, or s:TEXT.
+long Actor::call(const std::vector<std::string>& w) {
+  const auto it = kCalls.find(at(w, 1));
+  if (it == kCalls.end()) {
+    give_up("no call " + at(w, 1));
+  }
+  const bool compat = w[0] == "call32";
+  LowMemory low;
+  std::array<std::uint64_t, 6> a{};
+  for (std::size_t i = 2; i < w.size() && i < 8; ++i) {
+    std::uint64_t& to = a[i - 2];
+    if (w[i].starts_with("s:")) {
+      to = low.put(w[i].substr(2));
+    } else if (w[i] != "null") {
+      to = number(w[i]);
+    }
+  }
+  if (!compat) {
+    return syscall(it->second.native, a[0], a[1], a[2], a[3], a[4], a[5]);
+  }
+  const auto narrow = [&](std::size_t i) { return static_cast<std::uint32_t>(a[i]); };
+  return call32(it->second.compat, narrow(0), narrow(1), narrow(2), narrow(3), narrow(4), narrow(5));
 }
 
 long Actor::opens(const std::vector<std::string>& w) {
@@ -533,6 +598,9 @@ long Actor::processes(const std::vector<std::string>& w) {
 }
 
 long Actor::verb(const std::vector<std::string>& w) {
+  if (w[0] == "call" || w[0] == "call32") {
+    return call(w);
+  }
   for (const auto group : {&Actor::files, &Actor::opens, &Actor::uring, &Actor::processes}) {
     errno = 0;
     const long result = (this->*group)(w);

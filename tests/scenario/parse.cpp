@@ -64,10 +64,20 @@ Condition condition(const std::string& word) {
   for (const char* relation : {"!=", ">=", "^=", "="}) {
     const std::size_t at = word.find(relation);
     if (at != std::string::npos && at > 0) {
-      return {word.substr(0, at), relation, word.substr(at + std::string_view(relation).size())};
+      Condition c{word.substr(0, at), relation, word.substr(at + std::string_view(relation).size()), {}};
+      // KEY@HOOK+HOOK: on these mechanisms only.
+      if (const std::size_t sign = c.key.find('@'); sign != std::string::npos) {
+        for (std::size_t begin = sign + 1; begin <= c.key.size();) {
+          const std::size_t end = std::min(c.key.find('+', begin), c.key.size());
+          c.hooks.push_back(c.key.substr(begin, end - begin));
+          begin = end + 1;
+        }
+        c.key.resize(sign);
+      }
+      return c;
     }
   }
-  return {word, "?", ""};
+  return {word, "?", "", {}};
 }
 
 }  // namespace
@@ -130,6 +140,10 @@ util::Result<std::vector<Scenario>> parse_scenarios(const std::string& file) {
       s.steps.push_back({number, rest});
     } else if (verb == "needs") {
       s.needs.insert(s.needs.end(), rest.begin(), rest.end());
+    } else if (verb == "watch") {
+      s.watch = rest;
+    } else if (verb == "alike") {
+      s.alike = rest;
     } else if (verb == "unordered") {
       s.unordered = true;
     } else if (verb == "reader-stopped") {
@@ -146,6 +160,9 @@ util::Result<std::vector<Scenario>> parse_scenarios(const std::string& file) {
       e.call = rest[0];
       for (std::size_t i = 1; i < rest.size(); ++i) {
         e.conditions.push_back(condition(rest[i]));
+        if (!e.conditions.back().hooks.empty()) {
+          s.varies = true;
+        }
         if (e.conditions.back().relation == "?") {
           return util::fail(EX_DATAERR, fmt::format("{}: '{}' is no condition", where, rest[i]));
         }

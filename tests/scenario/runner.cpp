@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -205,6 +206,20 @@ std::string unmet_need(const std::vector<std::string>& needs) {
       if (access("/sys/fs/cgroup/cgroup.procs", W_OK) != 0 && access("/sys/fs/cgroup/unified/cgroup.procs", W_OK) != 0) {
         return "no cgroup2 hierarchy to make a group in";
       }
+    } else if (need == "time32") {
+      long result = 30;  // utime(NULL, NULL)
+      asm volatile("int $0x80" : "+a"(result) : "b"(0), "c"(0) : "memory", "r8", "r9", "r10", "r11");
+      if (static_cast<int>(result) == -ENOSYS) {
+        return "this kernel has no 32-bit times (CONFIG_COMPAT_32BIT_TIME)";
+      }
+    } else if (need == "xattr") {
+      // tmpfs has user attributes since 6.6 only; the scenario folder decides.
+      const char* scratch = getenv("VFSGUARD_SCRATCH");
+      const std::string root = scratch != nullptr ? std::string(scratch) + "/ext4" : "/tmp";
+      if (setxattr(root.c_str(), "user.vfsguard", "1", 1, 0) != 0) {
+        return root + " has no user attributes: " + util::errno_text(errno);
+      }
+      removexattr(root.c_str(), "user.vfsguard");
     } else {
       return "unknown need " + need;
     }
@@ -213,6 +228,9 @@ std::string unmet_need(const std::vector<std::string>& needs) {
 }
 
 bool holds(const Condition& c, const Fields& event, const std::map<std::string, std::string>& variables, std::string& why) {
+  if (!c.hooks.empty() && std::ranges::find(c.hooks, get(event, "hook")) == c.hooks.end()) {
+    return true;
+  }
   std::string wanted = substitute(c.value, variables);
   if (c.key == "same") {  // the object is this file, by device and inode
     struct stat status{};
@@ -400,6 +418,8 @@ void Runner::one(const Scenario& scenario, const std::string& hook, Tracer& trac
     }
     return true;
   });
+  const std::vector<std::string> watched = scenario.watch.empty() ? std::vector<std::string>{"open", "create", "exec"} : scenario.watch;
+  std::erase_if(*events, [&](const Fields& event) { return watched.front() != "all" && std::ranges::find(watched, get(event, "operation")) == watched.end(); });
   variables["ACTOR"] = std::to_string(actor);
   variables["RUNNER"] = std::to_string(getpid());
 
@@ -424,7 +444,7 @@ void Runner::one(const Scenario& scenario, const std::string& hook, Tracer& trac
     }
     rest.erase(rest.begin() + static_cast<std::ptrdiff_t>(i));
   }
-  if (!scenario.varies) {
+  if (scenario.alike.empty() ? !scenario.varies : std::ranges::find(scenario.alike, hook) != scenario.alike.end()) {
     if (scenario.unordered) {
       std::ranges::sort(*events, [](const Fields& a, const Fields& b) { return normalized({a}) < normalized({b}); });
     }

@@ -19,6 +19,7 @@ struct Condition {
   std::string key;
   std::string relation;  // =, !=, >=, ^= (prefix)
   std::string value;
+  std::vector<std::string> hooks;  // empty: every mechanism
 };
 
 struct Expectation {
@@ -36,6 +37,8 @@ struct Scenario {
   std::vector<Line> steps;  // carried out by the actor
   std::vector<Expectation> expectations;
   std::vector<std::string> needs;
+  std::vector<std::string> watch;  // operations that are looked at; empty: open, create and exec
+  std::vector<std::string> alike;  // mechanisms whose events are compared although others differ
   bool unordered = false;
   bool reader_stopped = false;
   bool varies = false;  // the events differ between mechanisms, as docs/limitations.md says
