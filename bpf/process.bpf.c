@@ -6,7 +6,7 @@
  *   sched_process_fork   --follow: the child of a watched process is watched
  *   sched_process_exit   the last thread is gone: user space may forget the process
  */
-#include "lib/operation.bpf.h"
+#include "lib/access.bpf.h"
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
@@ -54,29 +54,31 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(process_exit, struct task_struct *task)
+SEC("raw_tp/sched_process_exit")
+int process_exit(void *ctx)
 {
 	struct task_struct *current = bpf_get_current_task_btf();
 	struct task_struct *leader = current->group_leader;
-	struct vg_exit record = {};
+	__u32 tgid = TASK(current, tgid);
+	__u64 start_ns = leader->start_boottime;
 	struct process_state *state;
+	struct scratch *s;
 
 	if (TASK(current, signal->live.counter))
 		return 0;
-	record.pid = TASK(current, tgid);
 	if (follow_children)
-		bpf_map_delete_elem(&pids, &record.pid);
+		bpf_map_delete_elem(&pids, &tgid);
 	state = bpf_task_storage_get(&processes, leader, 0, 0);
-	if (!state || !state->described_epoch)
+	if (!state)
 		return 0;
-	record.head.size = sizeof(record);
-	record.head.cpu = bpf_get_smp_processor_id();
-	record.head.kind = VG_RECORD_EXIT;
-	record.head.version = VG_ABI_VERSION;
-	record.start_ns = leader->start_boottime;
-	if (send(&record, sizeof(record)))
-		count_cause(VG_CAUSE_CONTEXT_LOST);
+	s = my_scratch();
+	if (s && leaves(current, s, state, true)) {
+		s->finishing.start_ns = start_ns;
+		hand_over(ctx);
+		return 0;
+	}
+	if (state->described_epoch)
+		send_exit(tgid, start_ns);
 	return 0;
 }
 

@@ -12,6 +12,7 @@
  *   io_uring_complete        its result; not called for IOSQE_CQE_SKIP_SUCCESS
  *   io_uring_req_failed      a request was refused before it was submitted
  */
+#include "lib/access.bpf.h"
 #include "lib/uring.bpf.h"
 
 /* The call behind a system call number, 0 where it is not ours. */
@@ -30,42 +31,138 @@ static __always_inline __u32 call_of(struct task_struct *task, __u64 nr, __u32 *
 	return native_calls[index];
 }
 
-SEC("tp_btf/sys_enter")
-int BPF_PROG(sys_enter, struct pt_regs *regs, long nr)
+/*
+ * What several programs need at their end is done by one that they tail-call: the verifier then looks at `complete` once for all of
+ * them, which is most of what a start costs. Raw tracepoints, because typed ones (tp_btf) of different tracepoints cannot share.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} finisher SEC(".maps");
+
+/* Does what s->finishing says. Does not return. */
+static __always_inline void hand_over(void *ctx)
+{
+	bpf_tail_call(ctx, &finisher, 0);
+}
+
+SEC("raw_tp")
+int finish(void *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 via = 0, call = call_of(task, nr, &via);
+	struct scratch *s = my_scratch();
+	struct pending *p;
+	__u64 key;
 
-	if (call && !is_self(task))
-		begin(call, via, (__u64)regs);
+	if (!s)
+		return 0;
+	switch (s->finishing.what) {
+	case FINISH_CALL:
+		p = s->finishing.spare ? &s->spare : bpf_task_storage_get(&pending_calls, task, 0, 0);
+		if (p)
+			complete(p, s->finishing.result);
+		break;
+	case FINISH_ACCESS:
+		if (s->finishing.from >= 0)
+			accessed(s->finishing.from, false);
+		if (s->finishing.to >= 0)
+			accessed(s->finishing.to, true);
+		break;
+	case FINISH_REQUEST:
+		key = s->finishing.request;
+		p = key ? bpf_map_lookup_elem(&pending_requests, &key) : &s->spare;
+		if (!p)
+			return 0;
+		complete(p, s->finishing.result);
+		if (key)
+			bpf_map_delete_elem(&pending_requests, &key);
+		break;
+	case FINISH_SESSION:
+		end_session(s, &s->finishing.session);
+		break;
+	case FINISH_SESSIONS:
+		end_sessions(s, task, s->finishing.first, s->finishing.last);
+		if (s->finishing.exits)
+			send_exit(s->finishing.session.tgid, s->finishing.start_ns);
+		break;
+	}
 	return 0;
 }
 
-SEC("tp_btf/sys_exit")
-int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
+/* Completes the request at `key` in pending_requests or, for 0, the one in s->spare. Does not return. */
+static __always_inline void finish_request(void *ctx, struct scratch *s, __u64 key, __s32 result)
+{
+	s->finishing.what = FINISH_REQUEST;
+	s->finishing.request = key;
+	s->finishing.result = result;
+	hand_over(ctx);
+}
+
+SEC("raw_tp/sys_enter")
+int BPF_PROG(sys_enter, __u64 regs, __u64 nr)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 via = 0, call = call_of(task, FIELD(struct pt_regs, regs, orig_ax), &via);
+	__u32 via = 0, call = call_of(task, nr, &via), operation;
+	struct scratch *s;
+
+	if (!call || is_self(task))
+		return 0;
+	operation = operation_of(call);
+	if (operation == VG_OP_READ || operation == VG_OP_WRITE)
+		return 0; /* nothing to know yet */
+	if (operation == VG_OP_CLOSE) {
+		if (!(begin_mask & (1ull << VG_OP_CLOSE)))
+			return 0;
+		s = my_scratch();
+		if (s && closes(task, s, call, regs, via))
+			hand_over(ctx);
+		return 0;
+	}
+	begin(call, via, regs);
+	if (operation == VG_OP_EXEC && begin_mask & (1ull << VG_OP_CLOSE)) {
+		s = my_scratch();
+		if (s && leaves(task, s, bpf_task_storage_get(&processes, task->group_leader, 0, 0), false))
+			hand_over(ctx);
+	}
+	return 0;
+}
+
+SEC("raw_tp/sys_exit")
+int BPF_PROG(sys_exit, __u64 regs, __u64 returned)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 via = 0, call = call_of(task, FIELD(struct pt_regs, regs, orig_ax), &via), operation;
+	long ret = returned;
 	struct pending *p;
 	struct scratch *s;
 
 	if (!call || is_self(task))
 		return 0;
+	operation = operation_of(call);
+	s = my_scratch();
+	if (operation == VG_OP_CLOSE || !s)
+		return 0;
+	if (operation == VG_OP_READ || operation == VG_OP_WRITE) {
+		if (begin_mask & (1ull << VG_OP_READ | 1ull << VG_OP_WRITE) && access_completed(task, s, call, via, regs, ret))
+			hand_over(ctx);
+		return 0;
+	}
+	s->finishing.spare = 0;
 	p = bpf_task_storage_get(&pending_calls, task, 0, 0);
 	if (!p || !p->call) {
 		if (!(begin_mask & (1ull << operation_of(call))))
 			return 0;
 		/* Attached while the call ran, or no storage: the registers still hold the arguments, save after an exec. */
-		s = my_scratch();
-		if (!s)
-			return 0;
+		s->finishing.spare = 1;
 		p = &s->spare;
 		clear_pending(p);
 		p->call = call;
 		p->via = via;
 		p->at.dirfd = AT_FDCWD;
 		if (operation_of(call) != VG_OP_EXEC || ret) {
-			read_args(p, (__u64)regs);
+			read_args(p, regs);
 			decode_args(p);
 			if (p->have & VG_HAVE_FD)
 				p->file = file_of_fd(task, p->fd);
@@ -77,45 +174,9 @@ int BPF_PROG(sys_exit, struct pt_regs *regs, long ret)
 		else if (operation_of(p->call) == VG_OP_EXEC && ret == 0 && !p->script && TASK(task, mm))
 			p->file = (__u64)TASK(task, mm->exe_file);
 	}
-	complete(p, ret);
-	return 0;
-}
-
-/*
- * Requests are completed by one program that the three io_uring ones tail-call: the verifier then looks at `complete` once for all of
- * them, which is most of what a start costs. Raw tracepoints, because typed ones (tp_btf) of different tracepoints cannot share.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} request_finisher SEC(".maps");
-
-/* Completes the request at `key` in pending_requests or, for 0, the one in s->spare. Does not return. */
-static __always_inline void hand_over(void *ctx, struct scratch *s, __u64 key, __s32 result)
-{
-	s->finishing = key;
-	s->result = result;
-	bpf_tail_call(ctx, &request_finisher, 0);
-}
-
-SEC("raw_tp")
-int finish_request(void *ctx)
-{
-	struct scratch *s = my_scratch();
-	struct pending *p;
-	__u64 key;
-
-	if (!s)
-		return 0;
-	key = s->finishing;
-	p = key ? bpf_map_lookup_elem(&pending_requests, &key) : &s->spare;
-	if (!p)
-		return 0;
-	complete(p, s->result);
-	if (key)
-		bpf_map_delete_elem(&pending_requests, &key);
+	s->finishing.what = FINISH_CALL;
+	s->finishing.result = ret;
+	hand_over(ctx);
 	return 0;
 }
 
@@ -140,11 +201,11 @@ int BPF_PROG(io_uring_submit, __u64 req)
 	bpf_core_read(&flags, sizeof(flags), &((struct io_kiocb *)req)->flags); /* 32 bits wide until 6.9 */
 	if (flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) {
 		p->have |= VG_NO_RESULT;
-		hand_over(ctx, s, 0, 0);
+		finish_request(ctx, s, 0, 0);
 	} else if (bpf_map_update_elem(&pending_requests, &req, p, BPF_ANY)) {
 		count_cause(VG_CAUSE_URING_FULL);
 		p->have |= VG_NO_RESULT;
-		hand_over(ctx, s, 0, 0);
+		finish_request(ctx, s, 0, 0);
 	}
 	return 0;
 }
@@ -211,7 +272,7 @@ int io_uring_complete(__u64 *ctx)
 	task = bpf_get_current_task_btf();
 	if (result >= 0)
 		p->file = !p->slot ? file_of_fd(task, result) : fixed_file(ring_ctx, p->slot == ~0u ? (__u32)result : p->slot - 1);
-	hand_over(ctx, s, req, result);
+	finish_request(ctx, s, req, result);
 	return 0;
 }
 
@@ -245,6 +306,6 @@ int BPF_PROG(io_uring_req_failed, __u64 sqe, __u64 req, __u64 error)
 	} else {
 		decode_how(p, FIELD(struct io_uring_sqe, sqe, addr2));
 	}
-	hand_over(ctx, s, 0, (__s32)error);
+	finish_request(ctx, s, 0, (__s32)error);
 	return 0;
 }

@@ -41,11 +41,13 @@ struct vg_dfa_edge {
 #define VG_CAUSE_NO_COMPLETE 4    /* begin without complete: a return probe was missed */
 #define VG_CAUSE_URING_FULL 5     /* io_uring request not followed: table full */
 #define VG_CAUSE_NAME_FAULT 6
+#define VG_CAUSE_SESSIONS_FULL 7  /* no room to follow another open file: each read and write is an event */
 #define VG_CAUSE_COUNT 8
 
 struct vg_counters { /* per CPU */
 	vg_u64 seen[VG_OP_SLOTS];
 	vg_u64 filtered[VG_OP_SLOTS];
+	vg_u64 aggregated[VG_OP_SLOTS]; /* counted in a session that an event tells of */
 	vg_u64 emitted[VG_OP_SLOTS];
 	vg_u64 lost[VG_OP_SLOTS];
 	vg_u64 cause[VG_CAUSE_COUNT];

@@ -60,7 +60,10 @@ typedef __s64 vg_s64;
 #define VG_OP_UMOUNT 18
 #define VG_OP_PIVOT_ROOT 19
 #define VG_OP_CHROOT 20
-#define VG_OP_COUNT 21 /* one past the last */
+#define VG_OP_READ 21     /* the first of a session (bpf/lib/access.bpf.h), or each */
+#define VG_OP_WRITE 22
+#define VG_OP_CLOSE 23    /* the end of a session: struct vg_access follows as the second name */
+#define VG_OP_COUNT 24 /* one past the last */
 #define VG_OP_SLOTS 64 /* room in tables: a power of two, a bit each in a mask of 64 */
 
 /* The call as made. */
@@ -119,7 +122,27 @@ typedef __s64 vg_s64;
 #define VG_CALL_PIVOT_ROOT 53
 #define VG_CALL_CHROOT 54
 #define VG_CALL_MOVE_MOUNT 55
-#define VG_CALL_COUNT 56
+#define VG_CALL_READ 56
+#define VG_CALL_PREAD64 57
+#define VG_CALL_READV 58
+#define VG_CALL_PREADV 59
+#define VG_CALL_PREADV2 60
+#define VG_CALL_GETDENTS 61
+#define VG_CALL_GETDENTS64 62
+#define VG_CALL_WRITE 63
+#define VG_CALL_PWRITE64 64
+#define VG_CALL_WRITEV 65
+#define VG_CALL_PWRITEV 66
+#define VG_CALL_PWRITEV2 67
+#define VG_CALL_SENDFILE 68
+#define VG_CALL_SPLICE 69
+#define VG_CALL_TEE 70
+#define VG_CALL_COPY_FILE_RANGE 71
+#define VG_CALL_CLOSE 72
+#define VG_CALL_CLOSE_RANGE 73
+#define VG_CALL_DUP2 74
+#define VG_CALL_DUP3 75
+#define VG_CALL_COUNT 76
 
 /* How it came in. */
 #define VG_VIA_SYSCALL 0
@@ -218,6 +241,18 @@ struct vg_event {
 	char fs_type[VG_FSTYPE_LEN];
 };
 
+/* What a process did with an open file; times as in vg_event. */
+struct vg_access {
+	vg_u64 reads;
+	vg_u64 bytes_read;
+	vg_u64 writes;
+	vg_u64 bytes_written;
+	vg_u64 failed_reads;
+	vg_u64 failed_writes;
+	vg_u64 first_ns;
+	vg_u64 last_ns;
+};
+
 struct vg_process {
 	struct vg_record head;
 	vg_u64 start_ns;
@@ -242,6 +277,7 @@ struct vg_exit {
 
 VG_ASSERT(sizeof(struct vg_record) == 8);
 VG_ASSERT(sizeof(struct vg_event) == 256);
+VG_ASSERT(sizeof(struct vg_access) == 64);
 VG_ASSERT(sizeof(struct vg_process) == 64);
 VG_ASSERT(sizeof(struct vg_exit) == 24);
 

@@ -16,7 +16,8 @@ struct call_shape {
 	__u8 dirfd2;
 	__u8 path2;
 	__u8 text;   /* a string that is no path of ours: a link's target, an attribute's name, a mount's source */
-	__u8 fd;     /* the object's own descriptor */
+	__u8 fd;     /* the object's own descriptor; of reads the one that is read */
+	__u8 fd2;    /* the descriptor that is written; of close_range the last */
 	__u8 flags;
 	__u8 mode;
 	__u8 value;
@@ -85,6 +86,26 @@ static const struct call_shape call_shapes[SHAPE_TABLE] = {
 	[VG_CALL_PIVOT_ROOT] = {VG_OP_PIVOT_ROOT, .path = 1, .path2 = 2},
 	[VG_CALL_CHROOT] = {VG_OP_CHROOT, .path = 1},
 	[VG_CALL_MOVE_MOUNT] = {VG_OP_MOUNT, .dirfd = 1, .path = 2, .dirfd2 = 3, .path2 = 4, .flags = 5},
+	[VG_CALL_READ] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_PREAD64] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_READV] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_PREADV] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_PREADV2] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_GETDENTS] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_GETDENTS64] = {VG_OP_READ, .fd = 1},
+	[VG_CALL_WRITE] = {VG_OP_WRITE, .fd2 = 1},
+	[VG_CALL_PWRITE64] = {VG_OP_WRITE, .fd2 = 1},
+	[VG_CALL_WRITEV] = {VG_OP_WRITE, .fd2 = 1},
+	[VG_CALL_PWRITEV] = {VG_OP_WRITE, .fd2 = 1},
+	[VG_CALL_PWRITEV2] = {VG_OP_WRITE, .fd2 = 1},
+	[VG_CALL_SENDFILE] = {VG_OP_READ, .fd = 2, .fd2 = 1},
+	[VG_CALL_SPLICE] = {VG_OP_READ, .fd = 1, .fd2 = 3},
+	[VG_CALL_TEE] = {VG_OP_READ, .fd = 1, .fd2 = 2},
+	[VG_CALL_COPY_FILE_RANGE] = {VG_OP_READ, .fd = 1, .fd2 = 3},
+	[VG_CALL_CLOSE] = {VG_OP_CLOSE, .fd = 1},
+	[VG_CALL_CLOSE_RANGE] = {VG_OP_CLOSE, .fd = 1, .fd2 = 2, .flags = 3},
+	[VG_CALL_DUP2] = {VG_OP_CLOSE, .fd = 2}, /* what stood there before */
+	[VG_CALL_DUP3] = {VG_OP_CLOSE, .fd = 2},
 };
 
 #define CALL_TABLE 548
@@ -104,6 +125,11 @@ static const __u8 native_calls[CALL_TABLE] = {
 	[197] = VG_CALL_REMOVEXATTR, [198] = VG_CALL_LREMOVEXATTR, [199] = VG_CALL_FREMOVEXATTR, [466] = VG_CALL_REMOVEXATTRAT,
 	[165] = VG_CALL_MOUNT,      [166] = VG_CALL_UMOUNT2,      [155] = VG_CALL_PIVOT_ROOT,   [161] = VG_CALL_CHROOT,
 	[429] = VG_CALL_MOVE_MOUNT,
+	[0] = VG_CALL_READ,         [17] = VG_CALL_PREAD64,       [19] = VG_CALL_READV,         [295] = VG_CALL_PREADV,    [327] = VG_CALL_PREADV2,
+	[78] = VG_CALL_GETDENTS,    [217] = VG_CALL_GETDENTS64,
+	[1] = VG_CALL_WRITE,        [18] = VG_CALL_PWRITE64,      [20] = VG_CALL_WRITEV,        [296] = VG_CALL_PWRITEV,   [328] = VG_CALL_PWRITEV2,
+	[40] = VG_CALL_SENDFILE,    [275] = VG_CALL_SPLICE,       [276] = VG_CALL_TEE,          [326] = VG_CALL_COPY_FILE_RANGE,
+	[3] = VG_CALL_CLOSE,        [436] = VG_CALL_CLOSE_RANGE,  [33] = VG_CALL_DUP2,          [292] = VG_CALL_DUP3,
 };
 static const __u8 compat_calls[CALL_TABLE] = {
 	[5] = VG_CALL_OPEN,         [8] = VG_CALL_CREAT,          [295] = VG_CALL_OPENAT,       [437] = VG_CALL_OPENAT2,
@@ -123,6 +149,11 @@ static const __u8 compat_calls[CALL_TABLE] = {
 	[235] = VG_CALL_REMOVEXATTR, [236] = VG_CALL_LREMOVEXATTR, [237] = VG_CALL_FREMOVEXATTR, [466] = VG_CALL_REMOVEXATTRAT,
 	[21] = VG_CALL_MOUNT,       [52] = VG_CALL_UMOUNT2,       [22] = VG_CALL_UMOUNT,        [217] = VG_CALL_PIVOT_ROOT,
 	[61] = VG_CALL_CHROOT,      [429] = VG_CALL_MOVE_MOUNT,
+	[3] = VG_CALL_READ,         [180] = VG_CALL_PREAD64,      [145] = VG_CALL_READV,        [333] = VG_CALL_PREADV,    [378] = VG_CALL_PREADV2,
+	[141] = VG_CALL_GETDENTS,   [220] = VG_CALL_GETDENTS64,
+	[4] = VG_CALL_WRITE,        [181] = VG_CALL_PWRITE64,     [146] = VG_CALL_WRITEV,       [334] = VG_CALL_PWRITEV,   [379] = VG_CALL_PWRITEV2,
+	[187] = VG_CALL_SENDFILE,   [239] = VG_CALL_SENDFILE,     [313] = VG_CALL_SPLICE,       [315] = VG_CALL_TEE,       [377] = VG_CALL_COPY_FILE_RANGE,
+	[6] = VG_CALL_CLOSE,        [436] = VG_CALL_CLOSE_RANGE,  [63] = VG_CALL_DUP2,          [330] = VG_CALL_DUP3,
 };
 
 static __always_inline const struct call_shape *shape_of(__u32 call)

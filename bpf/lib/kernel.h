@@ -261,6 +261,7 @@ struct io_uring_cqe {
 #define IORING_OP_OPENAT 18
 #define IORING_OP_OPENAT2 28
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */
+#define CLOSE_RANGE_CLOEXEC 4
 #define EAGAIN 11
 #define EINVAL 22
 #define ECANCELED 125

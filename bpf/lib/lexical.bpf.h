@@ -60,12 +60,15 @@ static long lexical_step(__u32 i, struct lexical *l)
 	return 0;
 }
 
-/* The state after the whole absolute path: `name` (len bytes, without NUL) below the directory that `dir` stands at. */
-__noinline __u32 lexical_match(struct walk *dir, const struct name_buffer *name, __u32 len, struct component *work)
+/*
+ * Feeds `name` (len bytes, without NUL) from dir->state on; `dir`, the directory that the name starts from, is then ready for
+ * walk_match, which gives the answer for the whole absolute path. Not called from here: a program may not go deeper than 8 calls.
+ */
+__noinline int lexical_feed(struct walk *dir, const struct name_buffer *name, __u32 len)
 {
 	struct lexical l = {};
 
-	if (!dir || !name || !work)
+	if (!dir || !name)
 		return 0;
 	l.head = automaton();
 	if (!l.head || !len || len > VG_PATH_MAX)
@@ -78,7 +81,7 @@ __noinline __u32 lexical_match(struct walk *dir, const struct name_buffer *name,
 	dir->skip = name->bytes[0] == '/' ? 0 : l.skip;
 	dir->state = l.state;
 	dir->off = l.fed;
-	return walk_match(dir, work);
+	return 1;
 }
 
 #endif

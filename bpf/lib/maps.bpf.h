@@ -15,6 +15,7 @@ const volatile __u64 operation_mask = ~0ull;
 const volatile __u64 begin_mask = ~0ull;  /* operations whose calls are followed: an open may turn out a create */
 const volatile __u32 only_failed = 0;
 const volatile __u32 only_write = 0;
+const volatile __u32 every_access = 0;   /* an event for each read and write, no sessions */
 const volatile __u32 filter_path = 0;
 const volatile __u32 filter_exe = 0;
 const volatile __u32 filter_comm = 0;
@@ -104,7 +105,8 @@ struct pending {
 	__u8 decided;       /* the object was seen */
 	__u8 stored;        /* its path lies in decided_paths */
 	__u8 script;
-	__u8 pad[2];
+	__u8 passed;        /* what passes the filters already: the end of a session */
+	__u8 pad;
 	char fs_type[VG_FSTYPE_LEN];
 	__u64 args[ARGS_MAX];
 	struct walk walk;
@@ -154,6 +156,8 @@ struct process_state {
 	__u64 cgroup_id;
 	__u32 described_epoch;
 	__u32 exe_match; /* 0: not known yet, 1: no, 2: yes */
+	__u32 sessions;  /* begun so far; not lowered when they end */
+	__u32 pad;
 };
 
 struct {
@@ -162,6 +166,36 @@ struct {
 	__type(key, int);
 	__type(value, struct process_state);
 } processes SEC(".maps");
+
+/* Reads and writes of one process through one open file (lib/access.bpf.h). */
+struct session_key {
+	__u64 file;
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct session {
+	__u64 inode; /* another one: the address was used again */
+	__u32 match;
+	__u32 pad;
+	struct vg_access access;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct session_key);
+	__type(value, struct session);
+} sessions SEC(".maps");
+
+/* Open files that the filters rule out, so that their next read costs one look-up. Forgetting one costs a walk. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct session_key);
+	__type(value, __u64);
+} uninteresting SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -177,6 +211,24 @@ struct {
 
 /* Where records are put together. Used only where preemption is off (tracepoints, kprobes). */
 #define VG_DATA_MAX (5 * VG_PATH_MAX)
+/* What a program hands over to `finish` (tracepoint.bpf.c). */
+struct finishing {
+	__u32 what;      /* FINISH_* */
+	__u32 first;     /* descriptors */
+	__u32 last;
+	__u32 exits;     /* the process ends */
+	__u32 spare;     /* FINISH_CALL: it lies in scratch.spare, not in task storage */
+	__u32 call;      /* FINISH_ACCESS: a read of the descriptor `from`, a write of `to`; -1: none */
+	__u32 via;
+	__s32 from;
+	__s32 to;
+	__u64 request;   /* address in pending_requests; 0: spare */
+	__s64 result;
+	__u64 start_ns;
+	struct session_key session;
+};
+enum { FINISH_CALL, FINISH_REQUEST, FINISH_ACCESS, FINISH_SESSION, FINISH_SESSIONS };
+
 struct scratch {
 	struct vg_event event;
 	union {
@@ -189,8 +241,8 @@ struct scratch {
 	struct name_buffer name;
 	struct name_buffer name2;
 	struct pending spare; /* when task storage cannot be had */
-	__u64 finishing;      /* io_uring: the request that finish_request completes, 0: spare */
-	__s64 result;
+	struct finishing finishing;
+	struct session session; /* a new one */
 };
 
 struct {

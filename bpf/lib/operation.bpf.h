@@ -360,16 +360,18 @@ __noinline int name_changed(struct named *n, struct component *work, __u32 len)
 	return c.differs;
 }
 
-__noinline int match_name(struct scratch *s, struct named *n, struct name_buffer *name, __u32 len)
+static __always_inline __u32 match_name(struct scratch *s, struct named *n, struct name_buffer *name, __u32 len)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vg_dfa_head *head = automaton();
 
-	if (!s || !n || !name || !head || !len || !n->dir_dentry)
+	if (!head || !len || !n->dir_dentry)
 		return 0;
 	walk_begin(&s->walk, task, n->dir_dentry, n->dir_mnt);
 	s->walk.state = head->path_start;
-	return dfa_accept(lexical_match(&s->walk, name, len, &s->work));
+	if (!lexical_feed(&s->walk, name, len))
+		return 0;
+	return dfa_accept(walk_match(&s->walk, &s->work));
 }
 
 /* For a name whose object is not known: settles it in `name`, and matches it as text. Returns its length. */
@@ -402,7 +404,7 @@ static __always_inline bool asks_for_write(struct pending *p)
 
 	if (operation == VG_OP_OPEN)
 		return (p->flags & O_ACCMODE) != 0 || (p->flags & O_TRUNC);
-	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT;
+	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT && p->operation != VG_OP_READ;
 }
 
 /*
@@ -539,6 +541,9 @@ static __always_inline __u32 final_operation(struct pending *p, __s64 retval)
 {
 	__u32 operation = operation_of(p->call);
 
+	if (p->operation) /* settled by the caller */
+		return p->operation;
+
 	if (operation == VG_OP_OPEN) {
 		if (retval >= 0 && p->fmode & FMODE_CREATED)
 			return VG_OP_CREATE;
@@ -553,7 +558,10 @@ static __always_inline __u32 final_operation(struct pending *p, __s64 retval)
 /*
  * complete. p->file is the open file, since decide or, where the mechanism learns it only now (tracepoint; O_PATH under LSM), since just
  * now; 0 where there is none. Tracepoint and kprobe context only. Clears the pending call.
+ *
+ * Returns what became of it: COMPLETE_*.
  */
+enum { COMPLETE_EMITTED, COMPLETE_FILTERED, COMPLETE_NOT_FOR_US };
 __noinline int complete(struct pending *p, __s64 retval)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -561,7 +569,7 @@ __noinline int complete(struct pending *p, __s64 retval)
 	struct scratch *s = my_scratch();
 	__u32 operation = 0, raw_len = 0, raw2_len = 0;
 	bool replaced, failed, settled = false;
-	__u64 *set, wanted;
+	int answer = COMPLETE_FILTERED;
 
 	if (!c || !s || !p)
 		return 0;
@@ -576,10 +584,13 @@ __noinline int complete(struct pending *p, __s64 retval)
 	replaced = operation == VG_OP_EXEC && retval == 0;
 	failed = retval < 0 && !(p->have & VG_NO_RESULT);
 	c->seen[operation]++;
-	if (!(operation_mask & (1ull << operation)) || (only_failed && !failed) || (only_write && !asks_for_write(p)))
-		goto filtered;
-	if (!subject_passes(task, &s->walk, &s->work))
-		goto filtered;
+	if (!p->passed) {
+		if (!(operation_mask & (1ull << operation)) || (only_failed && !failed) || (only_write && !asks_for_write(p)))
+			goto filtered;
+		answer = COMPLETE_NOT_FOR_US;
+		if (!subject_passes(task, &s->walk, &s->work))
+			goto filtered;
+	}
 
 	if (!p->decided && !p->file && p->at.flags & VG_RAW_PRESENT && !p->at.len && p->flags & AT_EMPTY_PATH && operation > VG_OP_CREATE) {
 		/* An empty name: done to what the directory's descriptor stands for. */
@@ -592,7 +603,8 @@ __noinline int complete(struct pending *p, __s64 retval)
 	}
 	if (!p->decided) {
 		if (p->at.dentry) {
-			p->at.match = match_object(&p->at, &s->walk, &s->work);
+			if (!p->passed)
+				p->at.match = match_object(&p->at, &s->walk, &s->work);
 			if (p->at.match)
 				take_object(p);
 		} else {
@@ -604,14 +616,18 @@ __noinline int complete(struct pending *p, __s64 retval)
 	}
 	if (!p->at.match && !p->to.match)
 		goto filtered;
-	if (match_operations) {
-		wanted = 0;
-		set = bpf_map_lookup_elem(&match_sets, &p->at.match);
+	if (match_operations && !p->passed) {
+		__u64 wanted = 0, *set;
+		__u32 index = p->at.match; /* on the stack: a map key in memory of this kind is not taken before 6.2 */
+
+		set = bpf_map_lookup_elem(&match_sets, &index);
 		if (set)
 			wanted = *set;
-		set = bpf_map_lookup_elem(&match_sets, &p->to.match);
+		index = p->to.match;
+		set = bpf_map_lookup_elem(&match_sets, &index);
 		if (set)
 			wanted |= *set;
+		answer = COMPLETE_FILTERED;
 		if (!(wanted & (1ull << operation)))
 			goto filtered;
 	}
@@ -628,11 +644,11 @@ __noinline int complete(struct pending *p, __s64 retval)
 		c->emitted[operation]++;
 	}
 	p->call = 0;
-	return 0;
+	return COMPLETE_EMITTED;
 filtered:
 	c->filtered[operation]++;
 	p->call = 0;
-	return 0;
+	return answer;
 }
 
 #endif

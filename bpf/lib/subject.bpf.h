@@ -14,6 +14,8 @@
 static __always_inline int send(void *record, __u32 size)
 {
 	__u64 flags = BPF_RB_NO_WAKEUP;
+	void *nothing;
+	long failed;
 
 	/*
 	 * One wake-up when the reader begins to sleep, not one a record: the reader drains on a timer while there is work. It is
@@ -23,7 +25,16 @@ static __always_inline int send(void *record, __u32 size)
 		reader_waits = 0;
 		flags = BPF_RB_FORCE_WAKEUP;
 	}
-	return bpf_ringbuf_output(&ring, record, size, flags);
+	failed = bpf_ringbuf_output(&ring, record, size, flags);
+	/* The reader may have begun to sleep between the look above and the record's being there: it would not know of it. */
+	if (flags == BPF_RB_NO_WAKEUP && reader_waits) {
+		nothing = bpf_ringbuf_reserve(&ring, sizeof(struct vg_record), 0);
+		if (nothing) {
+			reader_waits = 0;
+			bpf_ringbuf_discard(nothing, BPF_RB_FORCE_WAKEUP);
+		}
+	}
+	return failed;
 }
 
 static __always_inline struct process_state *process_of(struct task_struct *task)
@@ -192,6 +203,19 @@ __noinline int describe_process(struct process_state *state, __u64 cgroup_id)
 		state->cgroup_id = cgroup_id;
 	}
 	return 0;
+}
+
+/* The process is gone: user space may forget it. */
+static __always_inline void send_exit(__u32 pid, __u64 start_ns)
+{
+	struct vg_exit record = {.pid = pid, .start_ns = start_ns};
+
+	record.head.size = sizeof(record);
+	record.head.cpu = bpf_get_smp_processor_id();
+	record.head.kind = VG_RECORD_EXIT;
+	record.head.version = VG_ABI_VERSION;
+	if (send(&record, sizeof(record)))
+		count_cause(VG_CAUSE_CONTEXT_LOST);
 }
 
 /* Describes the current process where that was not done for this image. A global function, so that it is verified once. */

@@ -30,6 +30,7 @@ struct TraceText {
   bool follow = false;
   bool failed = false;
   bool write = false;
+  bool every = false;
   std::string duration;
   std::uint64_t count = 0;
 };
@@ -161,6 +162,10 @@ util::Result<sensor::Filter> make_filter(const TraceText& text) {
   filter.uids = text.uids;
   filter.only_failed = text.failed;
   filter.only_write = text.write;
+  filter.every_access = text.every;
+  if (text.every && (filter.operations & ~event::kDefaultOperations) == 0) {
+    return util::fail(EX_USAGE, "--every goes with --op read or write");
+  }
   return filter;
 }
 
@@ -173,7 +178,10 @@ Registered add_trace(CLI::App& root) {
       ->type_name("GLOB")
       ->allow_extra_args(false);
   app->add_option("--not-path", text->not_paths, "Not these paths (repeatable)")->type_name("GLOB")->allow_extra_args(false);
-  app->add_option("--op", text->operations, "Only these operations: " + event::operation_list())->type_name("OP")->delimiter(',')->allow_extra_args(false);
+  app->add_option("--op", text->operations, "Only these operations: " + event::operation_list() + "; without it all but read, write and close")
+      ->type_name("OP")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app->add_option("--comm", text->comms, "Only processes of this name (repeatable)")->type_name("NAME")->allow_extra_args(false);
   app->add_option("--exe", text->exes, "Only processes whose executable matches (repeatable)")->type_name("GLOB")->allow_extra_args(false);
   app->add_option("--pid", text->pids, "Only this process (repeatable)")->type_name("PID")->delimiter(',')->allow_extra_args(false);
@@ -181,6 +189,7 @@ Registered add_trace(CLI::App& root) {
   app->add_option("--uid", text->uids, "Only this real user id (repeatable)")->type_name("UID")->delimiter(',')->allow_extra_args(false);
   app->add_flag("--failed", text->failed, "Only what failed");
   app->add_flag("--write", text->write, "Only what changes something; of opens those for writing (O_WRONLY, O_RDWR, O_TRUNC)");
+  app->add_flag("--every", text->every, "An event for each read and write, instead of the first ones and the sums at close");
   app->add_option("--duration", text->duration, "Stop after this time: 5s, 500ms, 2m")->type_name("TIME");
   app->add_option("--count", text->count, "Stop after so many events")->type_name("N");
   add_common(*app, text->common);
@@ -188,6 +197,7 @@ Registered add_trace(CLI::App& root) {
       "Examples:\n"
       "  vfsguard trace --path '/etc/**' --failed\n"
       "  vfsguard trace --path '/home/*/.ssh/**' --not-path '/home/*/.ssh/known_hosts'\n"
+      "  vfsguard trace --path '/srv/data/**' --op read,write    how much who reads and writes\n"
       "  vfsguard trace --pid 4242 --follow --op exec --format json | jq .cmdline\n"
       "A name that never led to a file is matched as it was given, made absolute; path_flags says 'unresolved'.");
   return {app, [text]() -> util::Result<int> {

@@ -236,6 +236,7 @@ util::Result<void> Pipeline::finish() {
 }
 
 void Pipeline::summary() {
+  const auto aggregated = [](const sensor::OperationCounts& o) { return o.aggregated > 0 ? fmt::format(" aggregated={}", o.aggregated) : std::string(); };
   sensor::Counters counters = sensor_->counters();
   sensor::OperationCounts total;
   std::string lines;
@@ -245,26 +246,29 @@ void Pipeline::summary() {
     o.emitted -= std::min(o.emitted, filtered_here_[i]);
     total.seen += o.seen;
     total.filtered += o.filtered;
+    total.aggregated += o.aggregated;
     total.emitted += o.emitted;
     total.lost += o.lost;
     if (o.seen > 0) {
-      fmt::format_to(std::back_inserter(lines), "  {}: seen={} filtered={} emitted={} lost={}\n", event::operation_name(i), o.seen, o.filtered, o.emitted,
-                     o.lost);
+      fmt::format_to(std::back_inserter(lines), "  {}: seen={} filtered={}{} emitted={} lost={}\n", event::operation_name(i), o.seen, o.filtered, aggregated(o),
+                     o.emitted, o.lost);
     }
   }
   const std::uint64_t dropped = sink_.dropped();
   const double seconds = static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9;
-  fmt::print(stderr, "summary: seen={} filtered={} emitted={} lost={} hook={} seconds={:.1f}\n{}", total.seen, total.filtered,
+  fmt::print(stderr, "summary: seen={} filtered={}{} emitted={} lost={} hook={} seconds={:.1f}\n{}", total.seen, total.filtered, aggregated(total),
              total.emitted - std::min(total.emitted, dropped), total.lost + dropped, event::hook_name(static_cast<unsigned>(sensor_->hook())), seconds, lines);
   if (dropped > 0) {
     fmt::print(stderr, "  not written to {}: {} (counted as lost)\n", sink_.name(), dropped);
   }
-  constexpr std::array<std::pair<unsigned, std::string_view>, 6> kTold{{{VG_CAUSE_NO_STORAGE, "arguments taken late for want of memory"},
-                                                                        {VG_CAUSE_PATH_TRUNCATED, "paths cut at 4096 bytes"},
-                                                                        {VG_CAUSE_CONTEXT_LOST, "process descriptions lost"},
-                                                                        {VG_CAUSE_NO_COMPLETE, "calls whose end was not seen"},
-                                                                        {VG_CAUSE_URING_FULL, "io_uring requests not followed to their end"},
-                                                                        {VG_CAUSE_NAME_FAULT, "names that could not be read"}}};
+  constexpr std::array<std::pair<unsigned, std::string_view>, 7> kTold{
+      {{VG_CAUSE_NO_STORAGE, "arguments taken late for want of memory"},
+       {VG_CAUSE_PATH_TRUNCATED, "paths cut at 4096 bytes"},
+       {VG_CAUSE_CONTEXT_LOST, "process descriptions lost"},
+       {VG_CAUSE_NO_COMPLETE, "calls whose end was not seen"},
+       {VG_CAUSE_URING_FULL, "io_uring requests not followed to their end"},
+       {VG_CAUSE_SESSIONS_FULL, "open files not followed: the table is full, each of their reads and writes was an event"},
+       {VG_CAUSE_NAME_FAULT, "names that could not be read"}}};
   for (const auto& [cause, text] : kTold) {
     if (counters.causes[cause] > 0) {
       fmt::print(stderr, "  {}: {}\n", text, counters.causes[cause]);

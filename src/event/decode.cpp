@@ -200,6 +200,14 @@ util::Result<void> decode_operation(std::span<const std::byte> data, Operation& 
   if (is_text(e.call)) {
     out.dst_path.reset();
   }
+  out.access.reset();
+  if (e.operation == VG_OP_CLOSE) {
+    if (raw2.size() == sizeof(vg_access)) {
+      std::memcpy(&out.access.emplace(), raw2.data(), sizeof(vg_access));
+    }
+    out.dst_path.reset();
+    out.dst_raw.reset();
+  }
 
   if (e.cwd_len > 0 || (e.path_flags & VG_CWD_TRUNCATED) == 0) {
     walk_to_path(cwd, (e.path_flags & VG_CWD_TRUNCATED) == 0, slot(out.cwd));

@@ -40,6 +40,7 @@ struct Operation {
   std::optional<std::string> cwd;
   std::optional<std::string> dst_path;     // the second path: where a rename or link leads
   std::optional<std::string> dst_raw;      // as the caller gave it; for symlink the target, for attributes the name, for mount the source
+  std::optional<vg_access> access;         // close: what the process did with the file
   std::shared_ptr<const Process> process;  // null: not known
   std::vector<std::string> policies;       // names of the policy rules that asked for it, in the policy's order
   std::string severity;                    // the highest among them; empty: none

@@ -17,9 +17,9 @@ namespace vfsguard::event {
 
 namespace {
 
-constexpr std::array<std::string_view, VG_OP_COUNT> kOperations{"",       "open",     "exec",        "create",  "rename",   "unlink",     "rmdir",
-                                                                "mkdir",  "mknod",    "link",        "symlink", "truncate", "chmod",      "chown",
-                                                                "utimes", "setxattr", "removexattr", "mount",   "umount",   "pivot_root", "chroot"};
+constexpr std::array<std::string_view, VG_OP_COUNT> kOperations{
+    "",      "open",  "exec",   "create",   "rename",      "unlink", "rmdir",  "mkdir",      "mknod",  "link", "symlink", "truncate",
+    "chmod", "chown", "utimes", "setxattr", "removexattr", "mount",  "umount", "pivot_root", "chroot", "read", "write",   "close"};
 
 struct Call {
   std::string_view name;
@@ -83,6 +83,26 @@ constexpr std::array<Call, VG_CALL_COUNT> kCalls{{
     {"pivot_root", VG_OP_PIVOT_ROOT},
     {"chroot", VG_OP_CHROOT},
     {"move_mount", VG_OP_MOUNT},
+    {"read", VG_OP_READ},
+    {"pread64", VG_OP_READ},
+    {"readv", VG_OP_READ},
+    {"preadv", VG_OP_READ},
+    {"preadv2", VG_OP_READ},
+    {"getdents", VG_OP_READ},
+    {"getdents64", VG_OP_READ},
+    {"write", VG_OP_WRITE},
+    {"pwrite64", VG_OP_WRITE},
+    {"writev", VG_OP_WRITE},
+    {"pwritev", VG_OP_WRITE},
+    {"pwritev2", VG_OP_WRITE},
+    {"sendfile", VG_OP_READ},
+    {"splice", VG_OP_READ},
+    {"tee", VG_OP_READ},
+    {"copy_file_range", VG_OP_READ},
+    {"close", VG_OP_CLOSE},
+    {"close_range", VG_OP_CLOSE},
+    {"dup2", VG_OP_CLOSE},
+    {"dup3", VG_OP_CLOSE},
 }};
 constexpr std::array<std::string_view, 4> kVia{"syscall", "compat32", "io_uring", "x32"};
 constexpr std::array<std::string_view, 4> kHooks{"", "tracepoint", "kprobe", "lsm"};
@@ -125,6 +145,8 @@ constexpr struct {
 } kKernelErrors[] = {{512, "ERESTARTSYS"}, {513, "ERESTARTNOINTR"}, {514, "ERESTARTNOHAND"}, {516, "ERESTART_RESTARTBLOCK"}, {517, "EPROBE_DEFER"},
                      {518, "EOPENSTALE"},  {521, "EBADHANDLE"},     {524, "ENOTSUPP"},       {530, "ERECALLCONFLICT"}};
 
+constexpr std::uint64_t bit(unsigned operation) { return std::uint64_t{1} << operation; }
+
 template <std::size_t N>
 std::string_view at(const std::array<std::string_view, N>& names, unsigned index) {
   return index < N ? names[index] : std::string_view{};
@@ -159,9 +181,18 @@ std::string_view via_name(unsigned via) { return at(kVia, via); }
 std::string_view hook_name(unsigned hook) { return at(kHooks, hook); }
 
 std::optional<std::uint64_t> operations_from_name(std::string_view name) {
+  if (name == "all") {
+    return ~std::uint64_t{0};
+  }
   for (unsigned i = 1; i < kOperations.size(); ++i) {
     if (kOperations[i] == name) {
-      return std::uint64_t{1} << i | (i == VG_OP_OPEN ? std::uint64_t{1} << VG_OP_CREATE : 0);
+      switch (i) {
+        case VG_OP_OPEN: return bit(VG_OP_OPEN) | bit(VG_OP_CREATE);
+        case VG_OP_READ:
+        case VG_OP_WRITE: return bit(i) | bit(VG_OP_CLOSE);
+        case VG_OP_CLOSE: return bit(VG_OP_READ) | bit(VG_OP_WRITE) | bit(VG_OP_CLOSE);
+        default: return bit(i);
+      }
     }
   }
   return std::nullopt;
@@ -173,7 +204,7 @@ std::string operation_list() {
     list += (i > 1 ? ", " : "");
     list += kOperations[i];
   }
-  return list;
+  return list + ", all";
 }
 
 std::string_view file_type_name(std::uint32_t imode) {

@@ -7,11 +7,15 @@
 #include <string>
 #include <string_view>
 
+#include "abi/events.h"
+
 namespace vfsguard::event {
 
 std::string_view operation_name(unsigned operation);
 // The operations that a name asks for, bit per VG_OP_*. "open" asks for those that create the file too.
 std::optional<std::uint64_t> operations_from_name(std::string_view name);
+// What is watched where nothing else is said: all but reads, writes and closes, which are many.
+inline constexpr std::uint64_t kDefaultOperations = ~(std::uint64_t{1} << VG_OP_READ | std::uint64_t{1} << VG_OP_WRITE | std::uint64_t{1} << VG_OP_CLOSE);
 std::string operation_list();  // "open, exec, ...", for messages
 
 std::string_view call_name(unsigned call);

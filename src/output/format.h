@@ -33,7 +33,7 @@ class JsonFormatter {
     std::string text;
   };
   const std::string& rendered(const std::shared_ptr<const event::Process>& process);
-  void append_time(std::uint64_t boot_ns, std::string& out);
+  void append_time(std::string_view key, std::uint64_t boot_ns, std::string& out);
 
   ClockKind clock_;
   util::WallClock wall_;

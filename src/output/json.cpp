@@ -233,11 +233,13 @@ JsonFormatter::JsonFormatter(ClockKind clock, std::string_view host) : clock_(cl
   host_ += clock == ClockKind::kRealtime ? "\"clock\":\"realtime\"," : "\"clock\":\"boottime\",";
 }
 
-void JsonFormatter::append_time(std::uint64_t boot_ns, std::string& out) {
+void JsonFormatter::append_time(std::string_view key, std::uint64_t boot_ns, std::string& out) {
   const std::uint64_t ns = clock_ == ClockKind::kRealtime ? wall_.at(boot_ns) : boot_ns;
   char digits[24];
   const auto end = std::to_chars(digits, digits + sizeof digits, ns / 1'000'000'000u).ptr;
-  out += "\"timestamp\":";
+  out += '"';
+  out += key;
+  out += "\":";
   out.append(digits, end);
   out += '.';
   std::uint64_t micros = ns % 1'000'000'000u / 1000;
@@ -288,7 +290,7 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
   unsigned_number("seq", e.seq, out);
   unsigned_number("cpu", e.head.cpu, out);
   out += host_;
-  append_time(e.time_ns, out);
+  append_time("timestamp", e.time_ns, out);
   word("event_type", event::call_name(e.call), out);
   word("operation", event::operation_name(e.operation), out);
   word("via", event::via_name(e.via), out);
@@ -361,6 +363,21 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
     unsigned_number("dst_ino", e.dst_ino, out);
   }
   arguments(e, out);
+  if (operation.access) {
+    const vg_access& a = *operation.access;
+    unsigned_number("reads", a.reads, out);
+    unsigned_number("bytes_read", a.bytes_read, out);
+    unsigned_number("writes", a.writes, out);
+    unsigned_number("bytes_written", a.bytes_written, out);
+    if (a.failed_reads != 0) {
+      unsigned_number("failed_reads", a.failed_reads, out);
+    }
+    if (a.failed_writes != 0) {
+      unsigned_number("failed_writes", a.failed_writes, out);
+    }
+    append_time("first", a.first_ns, out);
+    append_time("last", a.last_ns, out);
+  }
   if (operation.has_result()) {
     number("retval", e.retval, out);
     if (operation.success()) {
@@ -396,7 +413,7 @@ void JsonFormatter::append(const event::Lost& lost, std::string& out) {
   unsigned_number("seq", lost.first_seq, out);
   unsigned_number("cpu", lost.cpu, out);
   out += host_;
-  append_time(lost.time_ns, out);
+  append_time("timestamp", lost.time_ns, out);
   word("event_type", "lost", out);
   unsigned_number("count", lost.count, out);
   out += fmt::format("\"message\":\"{} events lost on cpu {}: the reader was too slow\"}}\n", lost.count, lost.cpu);

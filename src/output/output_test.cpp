@@ -115,7 +115,7 @@ TEST(Json, WhatACallAsksForHasItsOwnField) {
   e.path_flags = VG_PATH_OBJECT | VG_HAVE_ARGS;
   operation.dst_raw = "../target\n";
   out = json_of(operation);
-  EXPECT_NE(out.find("\"target\":\"../target\\u000a\""), std::string::npos) << out;
+  EXPECT_NE(out.find("\"target\":\"../target\\n\""), std::string::npos) << out;
   EXPECT_EQ(out.find("dst_path"), std::string::npos) << out;
   e.operation = VG_OP_MKNOD;
   e.call = VG_CALL_MKNOD;

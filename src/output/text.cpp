@@ -66,6 +66,10 @@ void TextFormatter::append(const event::Operation& operation, std::string& out) 
     out += event::call_operation(e.call) == VG_OP_SYMLINK ? " -> " : " ";
     append_text(*operation.dst_raw, out);
   }
+  if (operation.access) {
+    const vg_access& a = *operation.access;
+    fmt::format_to(std::back_inserter(out), " [{} reads of {} bytes, {} writes of {} bytes]", a.reads, a.bytes_read, a.writes, a.bytes_written);
+  }
   if (e.via != VG_VIA_SYSCALL) {
     fmt::format_to(std::back_inserter(out), " [{}]", event::via_name(e.via));
   }

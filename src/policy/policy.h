@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "event/event.h"
+#include "event/names.h"
 #include "policy/automaton.h"
 #include "policy/glob.h"
 #include "util/result.h"
@@ -29,7 +30,7 @@ struct Subjects {
 struct Rule {
   std::string name;
   std::vector<Glob> paths;
-  std::uint64_t operations = ~0ull;  // bit per VG_OP_*
+  std::uint64_t operations = event::kDefaultOperations;  // bit per VG_OP_*
   Subjects only;
   Subjects unless;
   std::string severity = "info";

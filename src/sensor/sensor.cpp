@@ -222,8 +222,9 @@ void Sensor::State::choose_programs(const Filter& filter) {
   if (filter.follow_children) {
     programs.push_back(p.process_fork);
   }
+  programs.push_back(p.finish);
   if (facts.uring) {
-    programs.insert(programs.end(), {p.io_uring_req_failed, p.finish_request});
+    programs.push_back(p.io_uring_req_failed);
   }
   if (hook == Hook::kTracepoint || hook == Hook::kLsm) {
     programs.insert(programs.end(), {p.sys_enter, p.sys_exit});
@@ -233,7 +234,8 @@ void Sensor::State::choose_programs(const Filter& filter) {
   }
   if (hook == Hook::kLsm) {
     for (const ObjectHook& object : object_hooks()) {
-      if ((object.operations & operations) != 0 && facts.has(std::string("bpf_lsm_") + object.name)) {
+      // file_open always: it also shows that LSM programs are called at all.
+      if (((object.operations & operations) != 0 || object.where == VG_AT_FILE_OPEN) && facts.has(std::string("bpf_lsm_") + object.name)) {
         programs.push_back(object_program(object));
       }
     }
@@ -264,6 +266,7 @@ void Sensor::State::set_knobs(const Filter& filter) {
   knobs.setattr_takes_idmap = facts.setattr_takes_idmap ? 1 : 0;
   knobs.operation_mask = filter.operations;
   knobs.begin_mask = operations;
+  knobs.every_access = filter.every_access ? 1 : 0;
   knobs.only_failed = filter.only_failed ? 1 : 0;
   knobs.only_write = filter.only_write ? 1 : 0;
   knobs.filter_path = filter.by_path ? 1 : 0;
@@ -304,11 +307,8 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   const auto& maps = skeleton->maps;
   const __u32 zero = 0;
   const __u8 one = 1;
-  bool ok = true;
-  if (facts.uring) {
-    const int finisher = bpf_program__fd(skeleton->progs.finish_request);
-    ok = put(maps.request_finisher, &zero, sizeof zero, &finisher, sizeof finisher);
-  }
+  const int finisher = bpf_program__fd(skeleton->progs.finish);
+  bool ok = put(maps.finisher, &zero, sizeof zero, &finisher, sizeof finisher);
   ok = ok && put(maps.dfa_head, &zero, sizeof zero, &filter.automaton.head, sizeof filter.automaton.head);
   ok = ok && put_all(maps.dfa_states, filter.automaton.states) && put_all(maps.dfa_edges, filter.automaton.edges);
   ok = ok && put_all(maps.match_sets, filter.set_operations);
@@ -447,11 +447,18 @@ util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
   if (!facts) {
     return util::pass_on(facts.error());
   }
+  const bool accesses = (options.filter.operations & ~event::kDefaultOperations) != 0;
+  if (options.hook == Hook::kKprobe && accesses) {
+    return util::fail(EX_UNAVAILABLE, "reads, writes and closes are not followed by kprobes; use --hook lsm or tracepoint, or leave these operations out");
+  }
   if (options.hook == Hook::kAuto) {
     // The strongest that works; a mechanism that loads but does not work is found out by attach().
     util::Error last;
     for (const Hook hook : {Hook::kLsm, Hook::kKprobe, Hook::kTracepoint}) {
       if (hook == Hook::kLsm && !lsm_programs_load(*facts)) {
+        continue;
+      }
+      if (hook == Hook::kKprobe && accesses) {
         continue;
       }
       if (hook == Hook::kKprobe && !facts->fprobe && (!KprobeEvents::tracefs() || access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) != 0)) {
@@ -529,7 +536,7 @@ util::Result<void> Sensor::attach() {
       continue;
     }
     const auto& progs = state_->skeleton->progs;
-    if (program == progs.finish_request) {
+    if (program == progs.finish) {
       continue;  // tail-called
     }
     bpf_link* link = program == progs.io_uring_submit ? bpf_program__attach_raw_tracepoint(program, state_->facts.submit) : bpf_program__attach(program);
@@ -584,6 +591,7 @@ Counters Sensor::counters() const {
       for (std::size_t i = 0; i < VG_OP_COUNT; ++i) {
         total.operations[i].seen += c.seen[i];
         total.operations[i].filtered += c.filtered[i];
+        total.operations[i].aggregated += c.aggregated[i];
         total.operations[i].emitted += c.emitted[i];
         total.operations[i].lost += c.lost[i];
       }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "abi/control.h"
+#include "event/names.h"
 #include "policy/automaton.h"
 #include "util/result.h"
 
@@ -22,7 +23,8 @@ enum class Hook { kAuto = 0, kTracepoint = VG_HOOK_TRACEPOINT, kKprobe = VG_HOOK
 
 // What the kernel side lets through; everything else is counted as filtered there. Empty lists do not filter.
 struct Filter {
-  std::uint64_t operations = ~0ull;  // bit per VG_OP_*
+  std::uint64_t operations = event::kDefaultOperations;  // bit per VG_OP_*
+  bool every_access = false;                             // an event for each read and write instead of sessions
   bool only_failed = false;
   bool only_write = false;
   bool follow_children = false;
@@ -44,6 +46,7 @@ struct Options {
 struct OperationCounts {
   std::uint64_t seen = 0;
   std::uint64_t filtered = 0;
+  std::uint64_t aggregated = 0;
   std::uint64_t emitted = 0;
   std::uint64_t lost = 0;
 };

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -82,13 +83,13 @@ class Trace:
 
     def counts(self, operation=None):
         pattern = r"summary: " if operation is None else r"  %s: " % operation
-        m = re.search(pattern + r"seen=(\d+) filtered=(\d+) emitted=(\d+) lost=(\d+)", self.summary)
-        if not m:
-            return {"seen": 0, "filtered": 0, "emitted": 0, "lost": 0}
-        return dict(zip(("seen", "filtered", "emitted", "lost"), map(int, m.groups())))
+        m = re.search(pattern + r"seen=(\d+) filtered=(\d+)(?: aggregated=(\d+))? emitted=(\d+) lost=(\d+)", self.summary)
+        return dict(zip(("seen", "filtered", "aggregated", "emitted", "lost"), (int(x or 0) for x in m.groups()) if m else (0,) * 5))
 
 
 def trace(*words, **more):
+    if HOOK == "kprobe" and "--op" not in words:
+        words += ("--op", "open,exec")  # where every probe is attached by itself, all of them take long in emulation
     return Trace(["trace", "--hook", HOOK, "--format", "json"] + list(words), **more).require_ready()
 
 
@@ -119,9 +120,10 @@ def settle():
 # --- accounting ---------------------------------------------------------------------------------------------------------------
 
 def account_holds(t):
-    for operation in (None, "open", "exec", "create", "rename", "unlink", "truncate"):
+    for operation in (None, "open", "exec", "create", "rename", "unlink", "truncate", "read", "write", "close"):
         c = t.counts(operation)
-        check(c["seen"] == c["filtered"] + c["emitted"] + c["lost"], f"{operation or 'total'}: seen != filtered + emitted + lost: {c}")
+        check(c["seen"] == c["filtered"] + c["aggregated"] + c["emitted"] + c["lost"],
+              f"{operation or 'total'}: seen != filtered + aggregated + emitted + lost: {c}")
 
 
 def sequences_hold(events):
@@ -197,6 +199,73 @@ def test_full_disk_is_counted_and_survived(d):
         check(c["seen"] > 0, "nothing seen")
     finally:
         subprocess.run(["umount", "-l", small])
+
+
+READER = """
+import os, sys
+path, reads, writes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+fd = os.open(path, os.O_RDWR)
+for i in range(max(reads, writes)):
+    if i < reads: os.pread(fd, 3, 0)
+    if i < writes: os.pwrite(fd, b"12345", 0)
+"""
+
+
+def without_kprobe():
+    if HOOK == "kprobe":
+        raise Skipped("kprobes follow no reads and writes")
+
+
+def test_sessions_add_up(d):
+    """What several processes read and wrote is in their close events, to the call, and the account holds."""
+    without_kprobe()
+    touch(f"{d}/a")
+    touch(f"{d}/b")
+    t = trace("--path", f"{d}/a", "--op", "read,write")
+    work = [(40, 10), (1, 0), (0, 25), (7, 7)]
+    readers = [subprocess.Popen([sys.executable, "-c", READER, f"{d}/{name}", str(r), str(w)]) for r, w in work for name in "ab"]
+    pids = {p.pid: work[i // 2] for i, p in enumerate(readers) if i % 2 == 0}
+    for p in readers:
+        p.wait()
+    t.stop()
+    account_holds(t)
+    closes = [e for e in t.events() if e["operation"] == "close"]
+    told = {e["pid"]: (e["reads"], e["writes"]) for e in closes}
+    check(told == pids, f"{told}, was {pids}")
+    check(all((e["bytes_read"], e["bytes_written"]) == (3 * e["reads"], 5 * e["writes"]) for e in closes), f"{closes}")
+    check(all(e["first"] <= e["last"] <= e["timestamp"] for e in closes), f"{closes}")
+    for operation, i in (("read", 0), ("write", 1)):
+        calls = sum(w[i] for w in work)
+        firsts = sum(w[i] > 0 for w in work)
+        c = t.counts(operation)
+        check((c["emitted"], c["aggregated"]) == (firsts, calls - firsts), f"{operation}: {c}, {calls} calls, {firsts} first ones")
+
+
+def test_every_read_and_write(d):
+    without_kprobe()
+    touch(f"{d}/a")
+    t = trace("--path", f"{d}/a", "--op", "read,write", "--every")
+    run_as([sys.executable, "-c", READER, f"{d}/a", "12", "5"])
+    t.stop()
+    account_holds(t)
+    got = [e["operation"] for e in t.events()]
+    check((got.count("read"), got.count("write"), got.count("close")) == (12, 5, 0), f"{got}")
+
+
+def test_sessions_of_a_stopped_reader_account(d):
+    without_kprobe()
+    for i in range(40):
+        touch(f"{d}/{i}")
+    t = trace("--path", f"{d}/**", "--op", "read,write", "--buffer", "4K")
+    t.process.send_signal(signal.SIGSTOP)
+    run_as(["sh", "-c", f"for i in 1 2 3; do cat {d}/* > /dev/null; done"])
+    t.process.send_signal(signal.SIGCONT)
+    t.stop()
+    account_holds(t)
+    c = t.counts()
+    check(c["lost"] > 0, f"nothing lost: {c}")
+    check(t.counts("close")["seen"] == 120, f"{t.counts('close')}")
+    sequences_hold(t.events())
 
 
 # --- filters ------------------------------------------------------------------------------------------------------------------
@@ -427,6 +496,27 @@ def test_short_lived_processes_are_known(d):
         check(e.get("exe", "").endswith("/cat") and e["cmdline"] == f"cat {d}/a" and e["ppid"] == os.getpid(), f"{e}")
 
 
+def test_no_event_waits_for_the_next(d):
+    """Each single event is told at once, though the reader sleeps in between and is woken only when it does."""
+    touch(f"{d}/a")
+    reader, writer = os.pipe()
+    t = trace("--path", f"{d}/a", "--op", "open", stdout=writer)
+    os.close(writer)
+    slowest = 0
+    for i in range(100 if VM else 2000):
+        if i % 3:
+            time.sleep(0.0001 * (i % 50))
+        os.close(os.open(f"{d}/a", os.O_RDONLY))
+        start = time.monotonic()
+        ready, _, _ = select.select([reader], [], [], PATIENCE)
+        check(ready, f"event {i} did not come in {PATIENCE} s")
+        os.read(reader, 65536)
+        slowest = max(slowest, time.monotonic() - start)
+    t.stop()
+    os.close(reader)
+    print(f"    slowest: {slowest * 1000:.1f} ms")
+
+
 def test_own_output_is_no_event(d):
     t = Trace(["trace", "--hook", HOOK, "--format", "json", "--op", "open", "--path", f"{d}/**", "--output", f"{d}/out"]).require_ready()
     touch(f"{d}/a")
@@ -583,6 +673,7 @@ def once_test_bad_command_lines(d):
     refuses(["trace", "--duration", "soon"], 64, "5s")
     refuses(["trace", "--comm", "a-name-that-is-too-long"], 64, "15 bytes")
     refuses(["trace", "--follow"], 64, "--pid")
+    refuses(["trace", "--every"], 64, "--op read")
     refuses(["trace", "--pid", "999999999"], 64, "no such process")
     refuses(["trace", "--buffer", "3M"], 64, "power of two")
     refuses(["trace", "--output", "/no/such/dir/file"], 73, "/no/such/dir/file", "No such file or directory")
@@ -647,6 +738,7 @@ def once_test_mechanism_that_is_missing(d):
             check(f"ready hook={hook} " in trace_.summary, trace_.summary)
         else:
             refuses(["trace", "--hook", hook], 69)
+    refuses(["trace", "--hook", "kprobe", "--op", "read"], 69, "kprobe")
     best = next(h for h in ("lsm", "kprobe", "tracepoint") if report["observe"][h]["works"])
     t = Trace(["trace", "--duration", "200ms"]).require_ready()
     t.wait()

@@ -217,18 +217,74 @@ struct CallNumbers {
   long compat;
 };
 const std::map<std::string, CallNumbers> kCalls{
-    {"rename", {82, 38}},         {"renameat", {264, 302}},  {"renameat2", {316, 353}},   {"unlink", {87, 10}},
-    {"unlinkat", {263, 301}},     {"rmdir", {84, 40}},       {"mkdir", {83, 39}},         {"mkdirat", {258, 296}},
-    {"mknod", {133, 14}},         {"mknodat", {259, 297}},   {"link", {86, 9}},           {"linkat", {265, 303}},
-    {"symlink", {88, 83}},        {"symlinkat", {266, 304}}, {"truncate", {76, 92}},      {"ftruncate", {77, 93}},
-    {"truncate64", {0, 193}},     {"ftruncate64", {0, 194}}, {"fallocate", {285, 324}},   {"chmod", {90, 15}},
-    {"fchmod", {91, 94}},         {"fchmodat", {268, 306}},  {"fchmodat2", {452, 452}},   {"chown", {92, 212}},
-    {"fchown", {93, 207}},        {"lchown", {94, 198}},     {"fchownat", {260, 298}},    {"chown16", {0, 182}},
-    {"fchown16", {0, 95}},        {"lchown16", {0, 16}},     {"utime", {132, 30}},        {"utimes", {235, 271}},
-    {"futimesat", {261, 299}},    {"utimensat", {280, 320}}, {"utimensat64", {280, 412}}, {"setxattr", {188, 226}},
-    {"lsetxattr", {189, 227}},    {"fsetxattr", {190, 228}}, {"removexattr", {197, 235}}, {"lremovexattr", {198, 236}},
-    {"fremovexattr", {199, 237}}, {"mount", {165, 21}},      {"umount2", {166, 52}},      {"umount", {0, 22}},
-    {"pivot_root", {155, 217}},   {"chroot", {161, 61}},     {"move_mount", {429, 429}},  {"open_tree", {428, 428}},
+    {"rename", {82, 38}},
+    {"renameat", {264, 302}},
+    {"renameat2", {316, 353}},
+    {"unlink", {87, 10}},
+    {"unlinkat", {263, 301}},
+    {"rmdir", {84, 40}},
+    {"mkdir", {83, 39}},
+    {"mkdirat", {258, 296}},
+    {"mknod", {133, 14}},
+    {"mknodat", {259, 297}},
+    {"link", {86, 9}},
+    {"linkat", {265, 303}},
+    {"symlink", {88, 83}},
+    {"symlinkat", {266, 304}},
+    {"truncate", {76, 92}},
+    {"ftruncate", {77, 93}},
+    {"truncate64", {0, 193}},
+    {"ftruncate64", {0, 194}},
+    {"fallocate", {285, 324}},
+    {"chmod", {90, 15}},
+    {"fchmod", {91, 94}},
+    {"fchmodat", {268, 306}},
+    {"fchmodat2", {452, 452}},
+    {"chown", {92, 212}},
+    {"fchown", {93, 207}},
+    {"lchown", {94, 198}},
+    {"fchownat", {260, 298}},
+    {"chown16", {0, 182}},
+    {"fchown16", {0, 95}},
+    {"lchown16", {0, 16}},
+    {"utime", {132, 30}},
+    {"utimes", {235, 271}},
+    {"futimesat", {261, 299}},
+    {"utimensat", {280, 320}},
+    {"utimensat64", {280, 412}},
+    {"setxattr", {188, 226}},
+    {"lsetxattr", {189, 227}},
+    {"fsetxattr", {190, 228}},
+    {"removexattr", {197, 235}},
+    {"lremovexattr", {198, 236}},
+    {"fremovexattr", {199, 237}},
+    {"mount", {165, 21}},
+    {"umount2", {166, 52}},
+    {"umount", {0, 22}},
+    {"pivot_root", {155, 217}},
+    {"read", {0, 3}},
+    {"pread64", {17, 180}},
+    {"readv", {19, 145}},
+    {"preadv", {295, 333}},
+    {"preadv2", {327, 378}},
+    {"getdents", {78, 141}},
+    {"getdents64", {217, 220}},
+    {"write", {1, 4}},
+    {"pwrite64", {18, 181}},
+    {"writev", {20, 146}},
+    {"pwritev", {296, 334}},
+    {"pwritev2", {328, 379}},
+    {"sendfile", {40, 187}},
+    {"splice", {275, 313}},
+    {"copy_file_range", {326, 377}},
+    {"close", {3, 6}},
+    {"close_range", {436, 436}},
+    {"dup2", {33, 63}},
+    {"dup3", {292, 330}},
+    {"dup", {32, 41}},
+    {"chroot", {161, 61}},
+    {"move_mount", {429, 429}},
+    {"open_tree", {428, 428}},
 };
 
 class Actor {
@@ -357,7 +413,7 @@ long Actor::files(const std::vector<std::string>& w) {
   return kUnknown;
 }
 
-// call NAME ARG..., call32 NAME ARG...: arguments are numbers, flags, `null`, or s:TEXT.
+// call NAME ARG..., call32 NAME ARG...: arguments are numbers, flags, `null`, s:TEXT, buf (4096 bytes), or iov:N (one buffer of N bytes).
 long Actor::call(const std::vector<std::string>& w) {
   const auto it = kCalls.find(at(w, 1));
   if (it == kCalls.end()) {
@@ -370,6 +426,15 @@ long Actor::call(const std::vector<std::string>& w) {
     std::uint64_t& to = a[i - 2];
     if (w[i].starts_with("s:")) {
       to = low.put(w[i].substr(2));
+    } else if (w[i] == "buf" || w[i].starts_with("iov:")) {
+      const char zeros[4096] = {};
+      to = low.put(zeros, sizeof zeros);
+      if (w[i] != "buf") {
+        const std::uint64_t length = number(w[i].substr(4));
+        const std::uint64_t native[2] = {to, length};
+        const std::uint32_t narrow[2] = {static_cast<std::uint32_t>(to), static_cast<std::uint32_t>(length)};
+        to = compat ? low.put(narrow, sizeof narrow) : low.put(native, sizeof native);
+      }
     } else if (w[i] != "null") {
       to = number(w[i]);
     }
