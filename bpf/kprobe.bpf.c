@@ -6,7 +6,7 @@
  *   vfs_open                     decide: the object of an open, O_PATH included; after permission checks
  *   security_*                   decide: the object of everything else, and of opens on file systems that open while they look up (9p,
  *                                FUSE, NFS) and never come by vfs_open
- *   io_openat2                   an io_uring open, in whichever thread carries it out
+ *   io_openat2, io_renameat, ... an io_uring request, in whichever thread carries it out
  */
 #include "lib/decide.bpf.h"
 #include "lib/uring.bpf.h"

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * decide from BPF LSM; begin and complete come from bpf/tracepoint.bpf.c, those of io_uring from fentry and fexit here.
+ * decide from BPF LSM; begin and complete come from bpf/tracepoint.bpf.c, those of io_uring requests from the probes of bpf/kprobe.bpf.c on the
+ * functions behind the opcodes (the thread that carries a request out is the one that the hooks see).
  *
  *   lsm/file_open   every open that reaches an object with read or write access, exec's included; after the kernel's own permission
  *                   checks and the modules before us in lsm=. O_PATH opens never come here: their object is found at complete
  *   lsm/path_*, ... the other operations; loaded only where they are asked for
- *   io_openat2      fentry/fexit: the request, in whichever thread carries it out
  */
 #include "lib/decide.bpf.h"
-#include "lib/uring.bpf.h"
 
 SEC("lsm/file_open")
 int BPF_PROG(decide_file_open, __u64 file)
@@ -167,27 +166,5 @@ int BPF_PROG(decide_inode_setattr, __u64 first, __u64 second)
 	barrier_var(first); /* both loaded: a chosen offset into ctx is not allowed */
 	barrier_var(second);
 	decide_where(VG_AT_INODE_SETATTR, 0, setattr_takes_idmap ? second : first, 0, 0);
-	return 0;
-}
-
-SEC("fentry/io_openat2")
-int BPF_PROG(request_fentry, struct io_kiocb *req)
-{
-	begin_uring((__u64)req);
-	return 0;
-}
-
-SEC("fexit/io_openat2")
-int BPF_PROG(request_fexit, struct io_kiocb *req, unsigned int issue_flags, int ret)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct pending *p = bpf_task_storage_get(&pending_calls, task, 0, 0);
-	long result = ret;
-
-	if (!p || !p->call || !request_ended(p, &result))
-		return 0;
-	if (!p->decided && result >= 0 && !p->slot)
-		p->file = file_of_fd(task, result); /* O_PATH */
-	complete(p, result);
 	return 0;
 }

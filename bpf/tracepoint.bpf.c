@@ -185,18 +185,18 @@ SEC("raw_tp")
 int BPF_PROG(io_uring_submit, __u64 req)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 call = call_of_request(req);
 	struct scratch *s;
 	struct pending *p;
 	__u32 flags = 0;
 
-	if (!is_open_request(req) || is_self(task) || !(begin_mask & (1ull << VG_OP_OPEN)))
+	if (!call || is_self(task))
 		return 0;
 	s = my_scratch();
 	if (!s)
 		return 0;
 	p = &s->spare;
-	begin_request(p, req);
-	take_directory(&p->at, task, p->at.name.bytes[0]);
+	begin_request(p, req, call, task);
 	/* Where no tracepoint will tell of its success, or there is no room to wait for it: say now what is known. */
 	bpf_core_read(&flags, sizeof(flags), &((struct io_kiocb *)req)->flags); /* 32 bits wide until 6.9 */
 	if (flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) {
@@ -270,8 +270,10 @@ int io_uring_complete(__u64 *ctx)
 		return 0;
 	}
 	task = bpf_get_current_task_btf();
-	if (result >= 0)
+	if (result >= 0 && operation_of(p->call) == VG_OP_OPEN)
 		p->file = !p->slot ? file_of_fd(task, result) : fixed_file(ring_ctx, p->slot == ~0u ? (__u32)result : p->slot - 1);
+	if (p->have & VG_HAVE_FD) /* given to the request after its submission, taken from it after this */
+		p->file = (__u64)FIELD(struct io_kiocb, req, file);
 	finish_request(ctx, s, req, result);
 	return 0;
 }
@@ -291,20 +293,41 @@ int BPF_PROG(io_uring_req_failed, __u64 sqe, __u64 req, __u64 error)
 	struct scratch *s = my_scratch();
 	struct pending *p;
 
-	if (!s || !is_open_request(req) || is_self(task))
+	__u32 call = call_of_request(req);
+
+	if (!s || !call || is_self(task))
 		return 0;
 	p = &s->spare;
 	clear_pending(p);
-	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
+	p->call = call;
 	p->via = VG_VIA_IO_URING;
+	p->have = VG_HAVE_ARGS | VG_HAVE_DIRFD;
 	p->at.dirfd = FIELD(struct io_uring_sqe, sqe, fd);
 	p->at.ptr = FIELD(struct io_uring_sqe, sqe, addr);
-	p->have = VG_HAVE_ARGS | VG_HAVE_DIRFD;
-	if (p->call == VG_CALL_OPENAT) {
-		p->flags = FIELD(struct io_uring_sqe, sqe, open_flags);
+	p->flags = FIELD(struct io_uring_sqe, sqe, open_flags);
+	switch (call) {
+	case VG_CALL_OPENAT:
+	case VG_CALL_MKDIRAT:
 		p->mode = FIELD(struct io_uring_sqe, sqe, len);
-	} else {
+		break;
+	case VG_CALL_OPENAT2:
 		decode_how(p, FIELD(struct io_uring_sqe, sqe, addr2));
+		break;
+	case VG_CALL_RENAMEAT2:
+	case VG_CALL_LINKAT:
+		p->to.dirfd = FIELD(struct io_uring_sqe, sqe, len);
+		p->to.ptr = FIELD(struct io_uring_sqe, sqe, addr2);
+		break;
+	case VG_CALL_SYMLINKAT:
+		p->to.ptr = p->at.ptr;
+		p->to.is_text = 1;
+		p->at.ptr = FIELD(struct io_uring_sqe, sqe, addr2);
+		break;
+	case VG_CALL_UNLINKAT:
+		break;
+	default: /* what is refused here has no more to tell than that */
+		p->have = 0;
+		p->at.ptr = 0;
 	}
 	finish_request(ctx, s, 0, (__s32)error);
 	return 0;

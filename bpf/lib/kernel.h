@@ -228,11 +228,63 @@ struct io_open {
 	struct open_how how;
 };
 
+struct io_rename {
+	int old_dfd;
+	int new_dfd;
+	struct filename *oldpath;
+	struct filename *newpath;
+	int flags;
+};
+
+struct io_unlink {
+	int dfd;
+	int flags;
+	struct filename *filename;
+};
+
+struct io_mkdir {
+	int dfd;
+	__u16 mode;
+	struct filename *filename;
+};
+
+struct io_link { /* of symlinkat too: new_dfd, newpath, and the target in oldpath */
+	int old_dfd;
+	int new_dfd;
+	struct filename *oldpath;
+	struct filename *newpath;
+	int flags;
+};
+
+struct io_ftrunc {
+	__s64 len;
+};
+
+struct io_sync {
+	__s64 len;
+	__s64 off;
+	int mode;
+};
+
+struct xattr_name {
+	char name[1];
+};
+struct xattr_ctx {
+	struct xattr_name *kname;
+	unsigned int flags;
+};
+struct io_xattr {
+	struct xattr_ctx ctx;
+	struct filename *filename;
+};
+
 struct io_cqe {
 	__s32 res;
+	__s32 fd; /* until the result is there */
 };
 
 struct io_kiocb {
+	struct file *file;
 	__u8 opcode;
 	__u64 flags;
 	struct io_cqe cqe;

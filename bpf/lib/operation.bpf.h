@@ -574,7 +574,7 @@ __noinline int complete(struct pending *p, __s64 retval)
 	if (!c || !s || !p)
 		return 0;
 	/* A descriptor that stands for something else by now: only the mechanisms with a decide know what the call was done to. */
-	if (p->have & VG_HAVE_FD && !p->decided && p->file != file_of_fd(task, p->fd))
+	if (p->have & VG_HAVE_FD && p->via != VG_VIA_IO_URING && !p->decided && p->file != file_of_fd(task, p->fd))
 		p->file = 0;
 	if (p->file && !p->decided)
 		p->fmode = FIELD(struct file, p->file, f_mode);

@@ -1,62 +1,150 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Opens through io_uring: what a request asks for, and its begin and complete where io_openat2 itself can be hooked. */
+/* io_uring: what a request asks for, and its begin and end where the functions behind the opcodes can be probed. */
 #ifndef VFSGUARD_URING_BPF_H
 #define VFSGUARD_URING_BPF_H
 
 #include "operation.bpf.h"
 
-/* What an io_uring open asks for, from the request itself. */
-static __always_inline void begin_request(struct pending *p, __u64 req)
-{
-	__u64 open = req;
-	__u64 name;
-	long n;
+/* Opcode -> VG_CALL_*; include/uapi/linux/io_uring.h */
+static const __u8 request_calls[64] = {
+	[17] = VG_CALL_FALLOCATE, [18] = VG_CALL_OPENAT,   [28] = VG_CALL_OPENAT2,   [35] = VG_CALL_RENAMEAT2, [36] = VG_CALL_UNLINKAT,
+	[37] = VG_CALL_MKDIRAT,   [38] = VG_CALL_SYMLINKAT, [39] = VG_CALL_LINKAT,   [41] = VG_CALL_FSETXATTR, [42] = VG_CALL_SETXATTR,
+	[55] = VG_CALL_FTRUNCATE,
+};
 
+/* The call that a request stands for, 0 where it is not ours. */
+static __always_inline __u32 call_of_request(__u64 req)
+{
+	__u32 opcode = FIELD(struct io_kiocb, req, opcode), call;
+
+	if (opcode >= sizeof(request_calls))
+		return 0;
+	opcode &= sizeof(request_calls) - 1;
+	barrier_var(opcode);
+	call = request_calls[opcode];
+	return begin_mask & (1ull << operation_of(call)) ? call : 0;
+}
+
+/* A name of which the kernel has its own copy. */
+static __always_inline void take_kernel_name(struct named *n, __u64 text)
+{
+	long len = text_length(bpf_probe_read_kernel_str(n->name.bytes, VG_NAME_MAX, (void *)text));
+
+	if (!text || len < 0)
+		return;
+	n->len = len;
+	n->flags = VG_RAW_PRESENT;
+	if (len == VG_NAME_MAX - 1)
+		n->flags |= VG_RAW_TRUNCATED;
+}
+
+static __always_inline void take_filename(struct named *n, __u64 filename)
+{
+	take_kernel_name(n, filename ? (__u64)FIELD(struct filename, filename, name) : 0);
+}
+
+/* A second name is there; its address in user space is not known any more. */
+static __always_inline void take_second(struct named *n, bool is_text)
+{
+	n->ptr = 1;
+	n->is_text = is_text;
+}
+
+/* What a request asks for, from the request itself, and the directories that its names start from. */
+static __always_inline void begin_request(struct pending *p, __u64 req, __u32 call, struct task_struct *task)
+{
 	clear_pending(p);
 	p->request = req;
-	p->call = FIELD(struct io_kiocb, req, opcode) == IORING_OP_OPENAT ? VG_CALL_OPENAT : VG_CALL_OPENAT2;
+	p->call = call;
 	p->via = VG_VIA_IO_URING;
 	p->have = VG_HAVE_ARGS | VG_HAVE_DIRFD;
-	p->at.dirfd = FIELD(struct io_open, open, dfd);
-	p->flags = FIELD(struct io_open, open, how.flags);
-	if (p->call == VG_CALL_OPENAT)
-		p->flags &= ~(__u64)O_LARGEFILE; /* added by the kernel */
-	p->mode = FIELD(struct io_open, open, how.mode);
-	p->value = FIELD(struct io_open, open, how.resolve);
-	p->slot = FIELD(struct io_open, open, file_slot);
-	name = (__u64)FIELD(struct io_open, open, filename);
-	name = (__u64)FIELD(struct filename, name, name);
-	n = text_length(bpf_probe_read_kernel_str(p->at.name.bytes, VG_NAME_MAX, (void *)name));
-	if (n >= 0) {
-		p->at.len = n;
-		p->at.flags = VG_RAW_PRESENT;
-		if (n == VG_NAME_MAX - 1)
-			p->at.flags |= VG_RAW_TRUNCATED;
+	p->at.dirfd = AT_FDCWD;
+	p->to.dirfd = AT_FDCWD;
+	switch (call) {
+	case VG_CALL_OPENAT:
+	case VG_CALL_OPENAT2:
+		p->at.dirfd = FIELD(struct io_open, req, dfd);
+		p->flags = FIELD(struct io_open, req, how.flags);
+		if (call == VG_CALL_OPENAT)
+			p->flags &= ~(__u64)O_LARGEFILE; /* added by the kernel */
+		p->mode = FIELD(struct io_open, req, how.mode);
+		p->value = FIELD(struct io_open, req, how.resolve);
+		p->slot = FIELD(struct io_open, req, file_slot);
+		take_filename(&p->at, (__u64)FIELD(struct io_open, req, filename));
+		break;
+	case VG_CALL_RENAMEAT2:
+		p->at.dirfd = FIELD(struct io_rename, req, old_dfd);
+		p->to.dirfd = FIELD(struct io_rename, req, new_dfd);
+		p->flags = (__u32)FIELD(struct io_rename, req, flags);
+		take_filename(&p->at, (__u64)FIELD(struct io_rename, req, oldpath));
+		take_filename(&p->to, (__u64)FIELD(struct io_rename, req, newpath));
+		take_second(&p->to, false);
+		break;
+	case VG_CALL_UNLINKAT:
+		p->at.dirfd = FIELD(struct io_unlink, req, dfd);
+		p->flags = (__u32)FIELD(struct io_unlink, req, flags);
+		take_filename(&p->at, (__u64)FIELD(struct io_unlink, req, filename));
+		break;
+	case VG_CALL_MKDIRAT:
+		p->at.dirfd = FIELD(struct io_mkdir, req, dfd);
+		p->mode = FIELD(struct io_mkdir, req, mode);
+		take_filename(&p->at, (__u64)FIELD(struct io_mkdir, req, filename));
+		break;
+	case VG_CALL_SYMLINKAT:
+		p->at.dirfd = FIELD(struct io_link, req, new_dfd);
+		take_filename(&p->at, (__u64)FIELD(struct io_link, req, newpath));
+		take_filename(&p->to, (__u64)FIELD(struct io_link, req, oldpath));
+		take_second(&p->to, true);
+		break;
+	case VG_CALL_LINKAT:
+		p->at.dirfd = FIELD(struct io_link, req, old_dfd);
+		p->to.dirfd = FIELD(struct io_link, req, new_dfd);
+		p->flags = (__u32)FIELD(struct io_link, req, flags);
+		take_filename(&p->at, (__u64)FIELD(struct io_link, req, oldpath));
+		take_filename(&p->to, (__u64)FIELD(struct io_link, req, newpath));
+		take_second(&p->to, false);
+		break;
+	case VG_CALL_SETXATTR:
+		p->have = VG_HAVE_ARGS;
+		take_filename(&p->at, (__u64)FIELD(struct io_xattr, req, filename));
+		break;
+	default: /* on an open file */
+		p->have = VG_HAVE_ARGS | VG_HAVE_FD;
+		p->file = (__u64)FIELD(struct io_kiocb, req, file);
+		p->fd = FIELD(struct io_kiocb, req, cqe.fd);
 	}
+	if (call == VG_CALL_FTRUNCATE && bpf_core_type_exists(struct io_ftrunc)) {
+		p->value = FIELD(struct io_ftrunc, req, len);
+	} else if (call == VG_CALL_FALLOCATE) {
+		p->flags = (__u32)FIELD(struct io_sync, req, mode);
+		p->value = FIELD(struct io_sync, req, off);
+		p->value2 = FIELD(struct io_sync, req, len);
+	} else if (call == VG_CALL_SETXATTR || call == VG_CALL_FSETXATTR) {
+		p->flags = FIELD(struct io_xattr, req, ctx.flags);
+		take_kernel_name(&p->to, (__u64)FIELD(struct io_xattr, req, ctx.kname));
+		take_second(&p->to, true);
+	}
+	if (!p->file)
+		take_directory(&p->at, task, p->at.name.bytes[0]);
+	if (p->to.ptr && !p->to.is_text)
+		take_directory(&p->to, task, p->to.name.bytes[0]);
 }
 
-static __always_inline bool is_open_request(__u64 req)
-{
-	__u8 opcode = FIELD(struct io_kiocb, req, opcode);
-
-	return opcode == IORING_OP_OPENAT || opcode == IORING_OP_OPENAT2;
-}
-
-/* On entry of io_openat2, in the thread that carries the request out (submitter, worker, SQPOLL). */
+/* On entry of an opcode's function, in the thread that carries the request out (submitter, worker, SQPOLL). */
 static __always_inline void begin_uring(__u64 req)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 call = call_of_request(req);
 	struct pending *p;
 
-	if (is_self(task) || !(begin_mask & (1ull << VG_OP_OPEN)))
+	if (!call || is_self(task))
 		return;
 	p = bpf_task_storage_get(&pending_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!p) {
 		count_cause(VG_CAUSE_NO_STORAGE);
 		return;
 	}
-	begin_request(p, req);
-	take_directory(&p->at, task, p->at.name.bytes[0]);
+	begin_request(p, req, call, task);
 }
 
 /*

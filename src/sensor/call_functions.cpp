@@ -126,6 +126,22 @@ std::vector<Probe> call_probes(std::uint64_t operations, const HasFunction& has)
   return probes;
 }
 
+std::vector<Probe> request_probes(std::uint64_t operations, const HasFunction& has) {
+  static constexpr std::pair<const char*, std::uint64_t> kRequests[] = {
+      {"io_openat2", bit(VG_OP_OPEN)},  // of openat too
+      {"io_renameat", bit(VG_OP_RENAME)},    {"io_unlinkat", bit(VG_OP_UNLINK)},   {"io_mkdirat", bit(VG_OP_MKDIR)},
+      {"io_symlinkat", bit(VG_OP_SYMLINK)},  {"io_linkat", bit(VG_OP_LINK)},       {"io_fallocate", bit(VG_OP_TRUNCATE)},
+      {"io_ftruncate", bit(VG_OP_TRUNCATE)}, {"io_setxattr", bit(VG_OP_SETXATTR)}, {"io_fsetxattr", bit(VG_OP_SETXATTR)},
+  };
+  std::vector<Probe> probes;
+  for (const auto& [symbol, of] : kRequests) {
+    if ((operations & of) != 0 && has(symbol)) {
+      probes.push_back({symbol, VG_COOKIE_REQUEST});
+    }
+  }
+  return probes;
+}
+
 std::vector<Probe> object_probes(std::uint64_t operations, const HasFunction& has) {
   std::vector<Probe> probes;
   if ((operations & (bit(VG_OP_OPEN) | bit(VG_OP_EXEC))) != 0 && has("vfs_open")) {

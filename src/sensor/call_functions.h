@@ -22,6 +22,9 @@ struct Probe {
 // 32-bit call has an entry of its own ("compat"), the plain __ia32_ function is not what runs.
 std::vector<Probe> call_probes(std::uint64_t operations, const HasFunction& has);
 
+// The functions behind io_uring's opcodes.
+std::vector<Probe> request_probes(std::uint64_t operations, const HasFunction& has);
+
 // Where the objects of these operations are seen (VG_AT_*).
 std::vector<Probe> object_probes(std::uint64_t operations, const HasFunction& has);
 

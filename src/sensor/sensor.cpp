@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
@@ -99,8 +100,8 @@ util::Result<KernelFacts> kernel_facts() {
       continue;
     }
     const std::string_view name = btf__name_by_offset(kernel.get(), type->name_off);
-    if (name.starts_with("__x64_sys_") || name.starts_with("__ia32_") || name.starts_with("security_") || name.starts_with("bpf_lsm_") || name == "vfs_open" ||
-        name == "io_openat2" || name == "register_fprobe_ips") {
+    if (name.starts_with("__x64_sys_") || name.starts_with("__ia32_") || name.starts_with("security_") || name.starts_with("bpf_lsm_") ||
+        name.starts_with("io_") || name == "vfs_open" || name == "register_fprobe_ips") {
       facts.functions.emplace(name);
       if (name == "bpf_lsm_inode_setattr") {
         facts.setattr_takes_idmap = btf_vlen(btf__type_by_id(kernel.get(), type->type)) == 3;
@@ -148,6 +149,10 @@ using Link = std::unique_ptr<bpf_link, LinkDeleter>;
 
 constexpr std::uint64_t bit(unsigned operation) { return std::uint64_t{1} << operation; }
 
+bool kprobes_usable(const KernelFacts& facts) {
+  return facts.fprobe || (KprobeEvents::tracefs() && access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) == 0);
+}
+
 // The operations whose calls must be followed for these to be seen: a create and an O_TRUNC are opens, rmdir can be unlinkat.
 std::uint64_t followed(std::uint64_t operations) {
   std::uint64_t mask = operations;
@@ -189,6 +194,7 @@ struct Sensor::State {
   void size_maps(const Options& options);
   util::Result<void> fill_maps(const Filter& filter);
   util::Result<void> attach_kprobes();
+  util::Result<void> attach_requests();
   util::Result<void> attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns);
   util::Result<void> attach_probe(bpf_program* program, const Probe& probe, bool returns);
   [[nodiscard]] bpf_program* object_program(const ObjectHook& lsm_hook) const;
@@ -229,7 +235,9 @@ void Sensor::State::choose_programs(const Filter& filter) {
   if (hook == Hook::kTracepoint || hook == Hook::kLsm) {
     programs.insert(programs.end(), {p.sys_enter, p.sys_exit});
   }
-  if (hook == Hook::kTracepoint && facts.uring && facts.submit != nullptr) {
+  // Under LSM requests are followed where they are carried out, as the hooks are; without kprobes by their names alone.
+  const bool probe_requests = hook == Hook::kLsm && kprobes_usable(facts);
+  if ((hook == Hook::kTracepoint || (hook == Hook::kLsm && !probe_requests)) && facts.uring && facts.submit != nullptr) {
     programs.insert(programs.end(), {p.io_uring_submit, p.io_uring_complete});
   }
   if (hook == Hook::kLsm) {
@@ -239,8 +247,8 @@ void Sensor::State::choose_programs(const Filter& filter) {
         programs.push_back(object_program(object));
       }
     }
-    if (facts.uring) {
-      programs.insert(programs.end(), {p.request_fentry, p.request_fexit});
+    if (facts.uring && probe_requests) {
+      programs.insert(programs.end(), {p.request_enter, p.call_return});
     }
   }
   if (hook == Hook::kKprobe) {
@@ -386,10 +394,7 @@ util::Result<void> Sensor::State::attach_kprobes() {
   }
   const HasFunction has = [&](const std::string& name) { return facts.has(name); };
   std::vector<Probe> calls = call_probes(operations, has);
-  std::vector<Probe> requests;
-  if ((operations & bit(VG_OP_OPEN)) != 0 && facts.has("io_openat2")) {
-    requests.push_back({"io_openat2", VG_COOKIE_REQUEST});
-  }
+  const std::vector<Probe> requests = request_probes(operations, has);
   if (calls.empty()) {
     return util::fail(EX_UNAVAILABLE, "none of the system calls' functions can be probed");
   }
@@ -400,6 +405,12 @@ util::Result<void> Sensor::State::attach_kprobes() {
   done = done ? attach_probes(p.call_return, returns, true) : done;
   done = done ? attach_probes(p.request_enter, requests, false) : done;
   return done ? attach_probes(p.call_enter, calls, false) : done;
+}
+
+util::Result<void> Sensor::State::attach_requests() {
+  const std::vector<Probe> requests = request_probes(operations, [&](const std::string& name) { return facts.has(name); });
+  auto done = attach_probes(skeleton->progs.call_return, requests, true);
+  return done ? attach_probes(skeleton->progs.request_enter, requests, false) : done;
 }
 
 // A kernel can accept and attach LSM programs and never call them: "bpf" must be in its lsm= list.
@@ -526,6 +537,15 @@ util::Result<void> Sensor::attach() {
   }
   if (state_->hook == Hook::kKprobe) {
     if (auto done = state_->attach_kprobes(); !done) {
+      detach();
+      return done;
+    }
+  }
+  if (state_->hook == Hook::kLsm && std::ranges::find(state_->programs, state_->skeleton->progs.request_enter) != state_->programs.end()) {
+    if (!state_->facts.fprobe) {
+      KprobeEvents::remove_stale();
+    }
+    if (auto done = state_->attach_requests(); !done) {
       detach();
       return done;
     }

@@ -324,6 +324,7 @@ class Actor {
   long call(const std::vector<std::string>& w);
   long opens(const std::vector<std::string>& w);
   long uring(const std::vector<std::string>& w);
+  long request(const std::vector<std::string>& w);
   long processes(const std::vector<std::string>& w);
   static constexpr long kUnknown = -1000000;
 
@@ -594,6 +595,65 @@ long Actor::uring(const std::vector<std::string>& w) {
   return result;
 }
 
+// request OPCODE [fd=N] [addr=s:TEXT] [addr2=s:TEXT] [off=N] [len=N] [flags=N] [addr3=N] [sqpoll|async]: any io_uring request.
+long Actor::request(const std::vector<std::string>& w) {
+  static const std::map<std::string, std::uint8_t> kOpcodes{{"renameat", IORING_OP_RENAMEAT},
+                                                            {"unlinkat", IORING_OP_UNLINKAT},
+                                                            {"mkdirat", IORING_OP_MKDIRAT},
+                                                            {"symlinkat", IORING_OP_SYMLINKAT},
+                                                            {"linkat", IORING_OP_LINKAT},
+                                                            {"fallocate", IORING_OP_FALLOCATE},
+                                                            {"ftruncate", 55},
+                                                            {"setxattr", IORING_OP_SETXATTR},
+                                                            {"fsetxattr", IORING_OP_FSETXATTR}};
+  const auto opcode = kOpcodes.find(at(w, 1));
+  if (opcode == kOpcodes.end()) {
+    give_up("no request " + at(w, 1));
+  }
+  static std::vector<std::string> kept;  // memory that a request points to must outlive it
+  kept.assign(8, "");
+  io_uring_sqe sqe{};
+  sqe.opcode = opcode->second;
+  unsigned setup = 0;
+  for (std::size_t i = 2; i < w.size(); ++i) {
+    const std::size_t equals = w[i].find('=');
+    const std::string key = w[i].substr(0, equals);
+    const std::string text = equals == std::string::npos ? "" : w[i].substr(equals + 1);
+    std::uint64_t value = 0;
+    if (text.starts_with("s:")) {
+      kept[i % 8] = text.substr(2);
+      value = reinterpret_cast<std::uintptr_t>(kept[i % 8].c_str());
+    } else if (!text.empty()) {
+      value = number(text);
+    }
+    if (key == "fd") {
+      sqe.fd = static_cast<int>(value);
+    } else if (key == "addr") {
+      sqe.addr = value;
+    } else if (key == "addr2" || key == "off") {
+      sqe.off = value;
+    } else if (key == "len") {
+      sqe.len = static_cast<unsigned>(value);
+    } else if (key == "flags") {
+      sqe.rename_flags = static_cast<unsigned>(value);
+    } else if (key == "addr3") {
+      sqe.addr3 = value;
+    } else if (key == "async") {
+      sqe.flags = IOSQE_ASYNC;
+    } else if (key == "sqpoll") {
+      setup = IORING_SETUP_SQPOLL;
+    } else {
+      give_up("no part of a request: " + w[i]);
+    }
+  }
+  const int result = Ring(setup).run(sqe);
+  if (result < 0) {
+    errno = -result;
+    return -1;
+  }
+  return result;
+}
+
 long Actor::processes(const std::vector<std::string>& w) {
   const std::string& v = w[0];
   if (v == "setuid") {
@@ -665,6 +725,9 @@ long Actor::processes(const std::vector<std::string>& w) {
 long Actor::verb(const std::vector<std::string>& w) {
   if (w[0] == "call" || w[0] == "call32") {
     return call(w);
+  }
+  if (w[0] == "request") {
+    return request(w);
   }
   for (const auto group : {&Actor::files, &Actor::opens, &Actor::uring, &Actor::processes}) {
     errno = 0;

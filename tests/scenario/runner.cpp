@@ -10,6 +10,7 @@
 #include <spawn.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -214,6 +215,15 @@ std::string unmet_need(const std::vector<std::string>& needs) {
       asm volatile("int $0x80" : "+a"(result) : "b"(0), "c"(0) : "memory", "r8", "r9", "r10", "r11");
       if (static_cast<int>(result) == -ENOSYS) {
         return "this kernel has no 32-bit times (CONFIG_COMPAT_32BIT_TIME)";
+      }
+    } else if (need == "uring-ftruncate") {
+      // IORING_REGISTER_PROBE would say; 6.9 brought it together with what uname tells.
+      utsname names{};
+      uname(&names);
+      int major = 0;
+      int minor = 0;
+      if (std::sscanf(names.release, "%d.%d", &major, &minor) != 2 || major < 6 || (major == 6 && minor < 9)) {
+        return "this kernel's io_uring has no ftruncate";
       }
     } else if (need == "xattr") {
       // tmpfs has user attributes since 6.6 only; the scenario folder decides.
