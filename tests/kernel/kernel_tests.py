@@ -88,8 +88,8 @@ class Trace:
 
 
 def trace(*words, **more):
-    if HOOK == "kprobe" and "--op" not in words:
-        words += ("--op", "open,exec")  # where every probe is attached by itself, all of them take long in emulation
+    if VM and "--op" not in words:
+        words += ("--op", "open,exec")  # fewer programs and probes to load in emulation; the scenarios watch everything
     return Trace(["trace", "--hook", HOOK, "--format", "json"] + list(words), **more).require_ready()
 
 
