@@ -262,6 +262,7 @@ Outcome failed(std::string reason, std::string mend) { return {false, std::move(
 // The real sensor, on a canary: does an event come out?
 Outcome try_observe(sensor::Hook hook, const Workshop& shop) {
   sensor::Options options;
+  options.filter.operations = 1u << VG_OP_OPEN;  // one tells; all of them take long where each probe is attached by itself
   options.hook = hook;
   options.ring_bytes = 256u << 10;
   options.filter.by_path = true;

@@ -714,7 +714,7 @@ def once_test_without_type_information(d):
 def once_test_closed_pipe(d):
     touch(f"{d}/a")
     reader, writer = os.pipe()
-    t = Trace(["trace", "--format", "json", "--path", f"{d}/**"], stdout=writer).require_ready()
+    t = Trace(["trace", "--op", "open", "--format", "json", "--path", f"{d}/**"], stdout=writer).require_ready()
     os.close(writer)
     os.close(reader)
     for _ in range(100):
@@ -733,14 +733,14 @@ def once_test_mechanism_that_is_missing(d):
     _, report = doctor_report()
     for hook in ("lsm", "kprobe", "tracepoint"):
         if report["observe"][hook]["works"]:
-            trace_ = Trace(["trace", "--hook", hook, "--count", "1", "--duration", "1s"]).require_ready()
+            trace_ = Trace(["trace", "--hook", hook, "--op", "open", "--count", "1", "--duration", "1s"]).require_ready()
             trace_.wait()
             check(f"ready hook={hook} " in trace_.summary, trace_.summary)
         else:
             refuses(["trace", "--hook", hook], 69)
     refuses(["trace", "--hook", "kprobe", "--op", "read"], 69, "kprobe")
     best = next(h for h in ("lsm", "kprobe", "tracepoint") if report["observe"][h]["works"])
-    t = Trace(["trace", "--duration", "200ms"]).require_ready()
+    t = Trace(["trace", "--op", "open", "--duration", "200ms"]).require_ready()
     t.wait()
     check(f"hook={best} " in t.summary, f"auto chose otherwise than doctor's best, {best}: {t.summary}")
 
