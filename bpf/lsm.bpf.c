@@ -20,6 +20,34 @@ int BPF_PROG(decide_file_open, __u64 file)
 	return 0;
 }
 
+SEC("lsm/mmap_file")
+int BPF_PROG(decide_mmap_file, __u64 file)
+{
+	decide_where(VG_AT_MMAP_FILE, file, 0, 0, 0);
+	return 0;
+}
+
+SEC("lsm/file_mprotect")
+int BPF_PROG(decide_file_mprotect, __u64 map)
+{
+	decide_where(VG_AT_FILE_MPROTECT, map, 0, 0, 0);
+	return 0;
+}
+
+SEC("lsm/file_ioctl")
+int BPF_PROG(decide_file_ioctl, __u64 file)
+{
+	decide_where(VG_AT_FILE_IOCTL, file, 0, 0, 0);
+	return 0;
+}
+
+SEC("lsm/file_ioctl_compat")
+int BPF_PROG(decide_file_ioctl_compat, __u64 file)
+{
+	decide_where(VG_AT_FILE_IOCTL, file, 0, 0, 0);
+	return 0;
+}
+
 SEC("lsm/path_unlink")
 int BPF_PROG(decide_path_unlink, __u64 dir, __u64 dentry)
 {

@@ -48,12 +48,15 @@ static __always_inline void hand_over(void *ctx)
 	bpf_tail_call(ctx, &finisher, 0);
 }
 
+/* Does what s->finishing says. */
 SEC("raw_tp")
 int finish(void *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct process_state *process;
 	struct scratch *s = my_scratch();
 	struct pending *p;
+	__u32 pid;
 	__u64 key;
 
 	if (!s)
@@ -62,13 +65,10 @@ int finish(void *ctx)
 	case FINISH_CALL:
 		p = s->finishing.spare ? &s->spare : bpf_task_storage_get(&pending_calls, task, 0, 0);
 		if (p)
-			complete(p, s->finishing.result);
+			complete_call(s, p, s->finishing.result);
 		break;
 	case FINISH_ACCESS:
-		if (s->finishing.from >= 0)
-			accessed(s->finishing.from, false);
-		if (s->finishing.to >= 0)
-			accessed(s->finishing.to, true);
+		tell_access(s);
 		break;
 	case FINISH_REQUEST:
 		key = s->finishing.request;
@@ -80,12 +80,20 @@ int finish(void *ctx)
 			bpf_map_delete_elem(&pending_requests, &key);
 		break;
 	case FINISH_SESSION:
-		end_session(s, &s->finishing.session);
-		break;
 	case FINISH_SESSIONS:
-		end_sessions(s, task, s->finishing.first, s->finishing.last);
-		if (s->finishing.exits)
-			send_exit(s->finishing.session.tgid, s->finishing.start_ns);
+	case FINISH_ALL_SESSIONS:
+		end_work(s);
+		break;
+	case FINISH_PROCESS:
+		end_all_sessions(s, task);
+		if (follows(VG_OP_EXIT))
+			tell_exit(s);
+		pid = s->finishing.session.tgid;
+		process = bpf_task_storage_get(&processes, task->group_leader, 0, 0);
+		if (process && process->described_epoch)
+			send_exit(pid, s->finishing.start_ns);
+		if (follow_children)
+			bpf_map_delete_elem(&pids, &pid);
 		break;
 	}
 	return 0;
@@ -104,26 +112,23 @@ SEC("raw_tp/sys_enter")
 int BPF_PROG(sys_enter, __u64 regs, __u64 nr)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 via = 0, call = call_of(task, nr, &via), operation;
+	__u32 via = 0, call = call_of(task, nr, &via), operation = operation_of(call);
 	struct scratch *s;
 
-	if (!call || is_self(task))
+	if (!call || !follows(operation) || is_self(task))
 		return 0;
-	operation = operation_of(call);
-	if (operation == VG_OP_READ || operation == VG_OP_WRITE)
+	if (is_access(operation))
 		return 0; /* nothing to know yet */
 	if (operation == VG_OP_CLOSE) {
-		if (!(begin_mask & (1ull << VG_OP_CLOSE)))
-			return 0;
 		s = my_scratch();
 		if (s && closes(task, s, call, regs, via))
 			hand_over(ctx);
 		return 0;
 	}
 	begin(call, via, regs);
-	if (operation == VG_OP_EXEC && begin_mask & (1ull << VG_OP_CLOSE)) {
+	if (operation == VG_OP_EXEC && follows(VG_OP_CLOSE)) {
 		s = my_scratch();
-		if (s && leaves(task, s, bpf_task_storage_get(&processes, task->group_leader, 0, 0), false))
+		if (s && leaves(task, s))
 			hand_over(ctx);
 	}
 	return 0;
@@ -133,37 +138,41 @@ SEC("raw_tp/sys_exit")
 int BPF_PROG(sys_exit, __u64 regs, __u64 returned)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u32 via = 0, call = call_of(task, FIELD(struct pt_regs, regs, orig_ax), &via), operation;
+	__u32 via = 0, call = call_of(task, FIELD(struct pt_regs, regs, orig_ax), &via), operation = operation_of(call);
 	long ret = returned;
 	struct pending *p;
 	struct scratch *s;
 
-	if (!call || is_self(task))
+	if (!call || !follows(operation) || is_self(task))
 		return 0;
-	operation = operation_of(call);
 	s = my_scratch();
 	if (operation == VG_OP_CLOSE || !s)
 		return 0;
-	if (operation == VG_OP_READ || operation == VG_OP_WRITE) {
-		if (begin_mask & (1ull << VG_OP_READ | 1ull << VG_OP_WRITE) && access_completed(task, s, call, via, regs, ret))
+	if (is_access(operation)) {
+		if (refused_accesses && ret >= 0)
+			return 0;
+		if (access_completed(task, s, call, via, regs, ret))
 			hand_over(ctx);
 		return 0;
 	}
 	s->finishing.spare = 0;
 	p = bpf_task_storage_get(&pending_calls, task, 0, 0);
-	if (!p || !p->call) {
-		if (!(begin_mask & (1ull << operation_of(call))))
-			return 0;
+	if (p && !p->call)
+		return 0; /* begin found that it does not concern us; or, as fork's child, we came here without a call */
+	if (!p) {
 		/* Attached while the call ran, or no storage: the registers still hold the arguments, save after an exec. */
+		if (operation == VG_OP_FORK || !may_concern(call, via, regs))
+			return 0;
 		s->finishing.spare = 1;
 		p = &s->spare;
 		clear_pending(p);
 		p->call = call;
 		p->via = via;
 		p->at.dirfd = AT_FDCWD;
-		if (operation_of(call) != VG_OP_EXEC || ret) {
+		if (operation != VG_OP_EXEC || ret) {
 			read_args(p, regs);
-			decode_args(p);
+			if (!decode_args(p))
+				return 0;
 			if (p->have & VG_HAVE_FD)
 				p->file = file_of_fd(task, p->fd);
 		}
@@ -180,96 +189,104 @@ int BPF_PROG(sys_exit, __u64 regs, __u64 returned)
 	return 0;
 }
 
+static __always_inline bool skips_success(__u64 req)
+{
+	return request_flags(req) & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT);
+}
+
+/* A request that reads, writes, or both, as access_completed. */
+static __always_inline bool request_accessed(struct task_struct *task, struct scratch *s, __u64 req, __u32 call, __s64 result)
+{
+	__u64 file = request_file(req, task), from = 0, to = 0;
+
+	if (call == VG_CALL_SPLICE || call == VG_CALL_TEE) {
+		to = file;
+		if (!(FIELD(struct io_splice, req, flags) & SPLICE_F_FD_IN_FIXED))
+			from = file_of_fd(task, FIELD(struct io_splice, req, splice_fd_in));
+	} else if (operation_of(call) == VG_OP_WRITE) {
+		to = file;
+	} else {
+		from = file;
+	}
+	return files_accessed(task, s, call, VG_VIA_IO_URING, from, to, result);
+}
+
 /* io_uring_submit_req, or io_uring_submit_sqe as it was called until 6.3. */
 SEC("raw_tp")
 int BPF_PROG(io_uring_submit, __u64 req)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u32 call = call_of_request(req);
+	__u32 operation = operation_of(call);
 	struct scratch *s;
 	struct pending *p;
-	__u32 flags = 0;
+	bool skips;
 
 	if (!call || is_self(task))
 		return 0;
 	s = my_scratch();
 	if (!s)
 		return 0;
+	skips = skips_success(req);
+	if (is_access(operation)) {
+		/* Told when it is done; where nobody will say that: now, without a size. */
+		if (skips && request_accessed(task, s, req, call, 0)) {
+			s->finishing.have = VG_NO_RESULT;
+			hand_over(ctx);
+		}
+		return 0;
+	}
+	if (operation == VG_OP_CLOSE) {
+		if (!FIELD(struct io_close, req, file_slot) && closes_descriptor(task, s, FIELD(struct io_close, req, fd)))
+			hand_over(ctx);
+		return 0;
+	}
+	if (requests_probed)
+		return 0;
 	p = &s->spare;
 	begin_request(p, req, call, task);
 	/* Where no tracepoint will tell of its success, or there is no room to wait for it: say now what is known. */
-	bpf_core_read(&flags, sizeof(flags), &((struct io_kiocb *)req)->flags); /* 32 bits wide until 6.9 */
-	if (flags & (1u << IOSQE_CQE_SKIP_SUCCESS_BIT)) {
-		p->have |= VG_NO_RESULT;
-		finish_request(ctx, s, 0, 0);
-	} else if (bpf_map_update_elem(&pending_requests, &req, p, BPF_ANY)) {
+	if (!skips) {
+		if (!bpf_map_update_elem(&pending_requests, &req, p, BPF_ANY))
+			return 0;
 		count_cause(VG_CAUSE_URING_FULL);
-		p->have |= VG_NO_RESULT;
-		finish_request(ctx, s, 0, 0);
 	}
+	p->have |= VG_NO_RESULT;
+	finish_request(ctx, s, 0, 0);
 	return 0;
-}
-
-struct io_fixed_file {
-	unsigned long file_ptr;
-} __attribute__((preserve_access_index));
-struct io_rsrc_node {
-	unsigned long file_ptr;
-} __attribute__((preserve_access_index));
-struct io_rsrc_data {
-	struct io_rsrc_node **nodes;
-} __attribute__((preserve_access_index));
-struct io_file_table___files { /* until 6.12 */
-	struct io_fixed_file *files;
-} __attribute__((preserve_access_index));
-struct io_file_table___nodes { /* since 6.13 */
-	struct io_rsrc_data data;
-} __attribute__((preserve_access_index));
-struct io_file_table {
-	unsigned int alloc_hint;
-} __attribute__((preserve_access_index));
-struct io_ring_ctx {
-	struct io_file_table file_table;
-} __attribute__((preserve_access_index));
-
-/* The file in a slot of the ring's own table (registered files). */
-static __always_inline __u64 fixed_file(__u64 ctx, __u32 slot)
-{
-	__u64 table = ctx + bpf_core_field_offset(struct io_ring_ctx, file_table), entry = 0, file = 0;
-
-	if (bpf_core_field_exists(struct io_file_table___files, files)) {
-		entry = (__u64)FIELD(struct io_file_table___files, table, files) + slot * bpf_core_type_size(struct io_fixed_file);
-		file = FIELD(struct io_fixed_file, entry, file_ptr);
-	} else {
-		__u64 nodes = (__u64)FIELD(struct io_file_table___nodes, table, data.nodes);
-		bpf_probe_read_kernel(&entry, sizeof(entry), (void *)(nodes + slot * sizeof(__u64)));
-		file = entry ? FIELD(struct io_rsrc_node, entry, file_ptr) : 0;
-	}
-	return file & ~7ull; /* low bits are flags */
 }
 
 SEC("raw_tp/io_uring_complete")
 int io_uring_complete(__u64 *ctx)
 {
 	__u64 ring_ctx = ctx[0], req = ctx[1];
-	struct pending *p = bpf_map_lookup_elem(&pending_requests, &req);
+	struct task_struct *task = bpf_get_current_task_btf();
 	struct scratch *s = my_scratch();
-	struct task_struct *task;
+	struct pending *p;
 	__s32 result;
+	__u32 call;
 
-	if (!p || !s)
+	if (!s)
 		return 0;
 	/* An argument that the tracepoint does not have may not even be loaded. */
 	if (complete_takes_cqe)
 		result = FIELD(struct io_uring_cqe, ctx[2], res);
 	else
 		result = *(volatile __u64 *)&ctx[3];
+	call = (follows_accesses() || (refused_accesses && result < 0)) && req && !is_self(task) ? call_of_request(req) : 0;
+	if (is_access(operation_of(call))) {
+		if (result != -ECANCELED && !skips_success(req) && request_accessed(task, s, req, call, result))
+			hand_over(ctx);
+		return 0;
+	}
+	p = bpf_map_lookup_elem(&pending_requests, &req);
+	if (!p)
+		return 0;
 	/* A request that a failed link cancelled was never carried out. */
 	if (result == -ECANCELED) {
 		bpf_map_delete_elem(&pending_requests, &req);
 		return 0;
 	}
-	task = bpf_get_current_task_btf();
 	if (result >= 0 && operation_of(p->call) == VG_OP_OPEN)
 		p->file = !p->slot ? file_of_fd(task, result) : fixed_file(ring_ctx, p->slot == ~0u ? (__u32)result : p->slot - 1);
 	if (p->have & VG_HAVE_FD) /* given to the request after its submission, taken from it after this */
@@ -290,10 +307,9 @@ SEC("raw_tp/io_uring_req_failed")
 int BPF_PROG(io_uring_req_failed, __u64 sqe, __u64 req, __u64 error)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 call = call_of_request(req);
 	struct scratch *s = my_scratch();
 	struct pending *p;
-
-	__u32 call = call_of_request(req);
 
 	if (!s || !call || is_self(task))
 		return 0;

@@ -14,11 +14,108 @@
 #define VG_STATE_DEAD (1u << 0)  /* nothing that follows can match */
 #define VG_STATE_FINAL (1u << 1) /* whatever follows, the answer stays */
 
-struct vg_dfa_head {
+/*
+ * Everything that decides lies in one value of the map `tables`, a power of two in size: this head, then the sections at their byte offsets,
+ * which are multiples of 16. One value, so that a look-up is an addition and that it can be replaced as a whole.
+ */
+struct vg_tables {
 	vg_u8 class_of[256];
 	vg_u32 path_start; /* start state of the automaton for objects */
 	vg_u32 exe_start;  /* start state of the automaton for executables */
+	vg_u32 states_at;  /* struct vg_dfa_state */
+	vg_u32 edges_at;   /* struct vg_dfa_edge */
+	vg_u32 sets_at;    /* vg_u64 per match set: bit per VG_OP_* */
+	/* What enforcement needs beyond that (bpf/lib/judge.bpf.h); 0 in tables that only record. */
+	vg_u32 comm_start;   /* start state for process names, */
+	vg_u32 cgroup_start; /* for control groups' paths, */
+	vg_u32 above_start;  /* for directories that protected paths lead through */
+	vg_u32 ranges_at;    /* struct vg_range per match set; those of `above` come after those of the paths */
+	vg_u32 order_at;     /* vg_u32: indexes of clauses, which ranges are cut from */
+	vg_u32 clauses_at;   /* struct vg_clause */
+	vg_u32 members_at;   /* struct vg_member, a hash table with linear probing */
+	vg_u32 members_mask; /* its size, a power of two, less one */
+	vg_u32 any_set;      /* the range of every clause: for what could not be read */
 	vg_u32 pad[2];
+};
+
+/* The clauses about what lies in a match set, in the order of their rules. */
+struct vg_range {
+	vg_u32 first;      /* in the order */
+	vg_u32 count;
+	vg_u32 kinds;      /* bit per VG_WHO_*: what they ask of the subject */
+	vg_u32 pad;
+	vg_u64 operations; /* of all of them */
+	vg_u64 pad2;
+};
+
+/* Conditions on the subject. Each names a list of values; a value is a number (uid, gid) or the match set of a name. */
+#define VG_WHO_UID 0
+#define VG_WHO_GID 1
+#define VG_WHO_EXE 2
+#define VG_WHO_COMM 3
+#define VG_WHO_ANCESTOR 4
+#define VG_WHO_CGROUP 5
+#define VG_WHO_CONTAINER 6 /* by the control group's path too */
+#define VG_WHO_COUNT 7
+#define VG_WHO_SLOTS 8
+
+/* A rule that denies or kills. */
+struct vg_clause {
+	vg_u64 operations;
+	vg_u32 rule;     /* its place in the policy: the lowest decides */
+	vg_u8 verdict;   /* VG_VERDICT_* */
+	vg_u8 code;      /* errno or signal */
+	vg_u8 enforce;   /* 0: it decides, and nothing is stopped */
+	vg_u8 pad;
+	vg_u32 only[VG_WHO_SLOTS];   /* lists; 0: not asked. All must hold */
+	vg_u32 unless[VG_WHO_SLOTS]; /* all that are given hold: the rule is not about this subject */
+	vg_u32 only_kinds;
+	vg_u32 unless_kinds;
+	vg_u32 pad2[10];
+};
+
+struct vg_member {
+	vg_u32 list; /* 0: free */
+	vg_u32 value;
+};
+#define VG_MEMBER_PROBES 8 /* the table is made large enough for no entry to lie further from its place */
+#define VG_MEMBER_HASH(list, value) (((list) * 0x9e3779b1u ^ (value) * 0x85ebca6bu) >> 7)
+
+/* Per rule, since it was loaded. */
+struct vg_rule_counts {
+	vg_u64 stopped;
+	vg_u64 kill_failed; /* the signal could not be sent; the operation was refused all the same */
+};
+
+/* What enforcement itself went through. */
+struct vg_enforcement {
+	vg_u64 asked;       /* decisions */
+	vg_u64 known;       /* of these, about an object that was known to be nobody's */
+	vg_u64 unreadable;  /* decided by every clause, because the path could not be read */
+	vg_u64 no_memory;   /* refused: more decisions at once than there is memory for */
+	vg_u64 labels_full; /* a protected object was moved or linked and could not be marked: refused */
+};
+
+/* An object that is protected whatever its path says: it has several names, or was moved. */
+struct vg_label {
+	vg_u64 ino;
+	vg_u32 dev; /* kernel-internal encoding */
+	vg_u32 generation;
+};
+
+/* BPF_PROG_TEST_RUN of the program `look`: who is behind this descriptor of the agent's? */
+struct vg_look {
+	vg_s32 fd;
+	vg_u32 mnt_id;
+	vg_u64 mnt; /* struct vfsmount */
+	struct vg_label object;
+};
+
+/* The mount by which the agent's own namespace sees a file system. */
+struct vg_home {
+	vg_u64 mnt;
+	vg_u32 mnt_id; /* another one: the mount is gone */
+	vg_u32 pad;
 };
 
 struct vg_dfa_state {
@@ -42,7 +139,8 @@ struct vg_dfa_edge {
 #define VG_CAUSE_URING_FULL 5     /* io_uring request not followed: table full */
 #define VG_CAUSE_NAME_FAULT 6
 #define VG_CAUSE_SESSIONS_FULL 7  /* no room to follow another open file: each read and write is an event */
-#define VG_CAUSE_COUNT 8
+#define VG_CAUSE_AGGREGATES_FULL 8 /* no room to count another kind of event: it is written by itself */
+#define VG_CAUSE_COUNT 9
 
 struct vg_counters { /* per CPU */
 	vg_u64 seen[VG_OP_SLOTS];
@@ -51,7 +149,27 @@ struct vg_counters { /* per CPU */
 	vg_u64 emitted[VG_OP_SLOTS];
 	vg_u64 lost[VG_OP_SLOTS];
 	vg_u64 cause[VG_CAUSE_COUNT];
-	vg_u64 seq;
+	vg_u64 seq[VG_LANE_COUNT];
+	vg_u64 aggregates; /* entries made so far */
+};
+
+/* Events that are alike: one process image did one thing to one object with one result. */
+struct vg_aggregate_key {
+	vg_u64 start_ns;
+	vg_u64 object;  /* the inode's number or, where none is known, a hash of the name */
+	vg_u64 second;  /* a hash of the second name */
+	vg_u32 pid;
+	vg_u32 exec_id;
+	vg_u32 dev;     /* 0: object is a hash */
+	vg_s32 error;   /* 0 or the negative errno */
+	vg_u32 call;
+	vg_u32 operation;
+};
+
+struct vg_aggregate {
+	vg_u64 id;      /* vg_event.aggregate of the first */
+	vg_u64 count;
+	vg_u64 last_ns;
 };
 
 /* Attach cookies: what a kprobe program that serves several functions is at. */
@@ -82,9 +200,14 @@ struct vg_counters { /* per CPU */
 #define VG_AT_SB_PIVOTROOT 19
 #define VG_AT_MOVE_MOUNT 20
 #define VG_AT_PATH_CHROOT 21
+#define VG_AT_MMAP_FILE 22
+#define VG_AT_FILE_MPROTECT 23
+#define VG_AT_FILE_IOCTL 24 /* file_ioctl_compat too */
 
 VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
-VG_ASSERT(sizeof(struct vg_dfa_head) == 272);
+VG_ASSERT(sizeof(struct vg_tables) == 320);
+VG_ASSERT(sizeof(struct vg_range) == 32);
+VG_ASSERT(sizeof(struct vg_clause) == 128);
 VG_ASSERT(sizeof(struct vg_dfa_state) == 16);
 VG_ASSERT(sizeof(struct vg_dfa_edge) == 8);
 

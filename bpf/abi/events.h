@@ -32,7 +32,7 @@ typedef __s64 vg_s64;
 #define VG_ASSERT(condition) _Static_assert(condition, #condition)
 #endif
 
-#define VG_ABI_VERSION 2
+#define VG_ABI_VERSION 5
 
 /* Record kinds. */
 #define VG_RECORD_EVENT 1   /* struct vg_event: one completed operation */
@@ -63,7 +63,17 @@ typedef __s64 vg_s64;
 #define VG_OP_READ 21     /* the first of a session (bpf/lib/access.bpf.h), or each */
 #define VG_OP_WRITE 22
 #define VG_OP_CLOSE 23    /* the end of a session: struct vg_access follows as the second name */
-#define VG_OP_COUNT 24 /* one past the last */
+#define VG_OP_MMAP 24     /* shared and writable, or executable; mprotect to either; with reads or writes, each first one of a session */
+#define VG_OP_IOCTL 25    /* chosen requests: attributes (chattr), clones, freezing, verity, ... */
+#define VG_OP_CONNECT 26
+#define VG_OP_BIND 27
+#define VG_OP_PTRACE 28   /* chosen requests: those that take control or change the tracee */
+#define VG_OP_BPF 29      /* chosen commands: those that bring in or reach programs, maps, links */
+#define VG_OP_KILL 30
+#define VG_OP_SETUID 31   /* any change of credentials by a call */
+#define VG_OP_FORK 32     /* processes, not threads */
+#define VG_OP_EXIT 33     /* of a process's last thread; no call */
+#define VG_OP_COUNT 34 /* one past the last */
 #define VG_OP_SLOTS 64 /* room in tables: a power of two, a bit each in a mask of 64 */
 
 /* The call as made. */
@@ -142,7 +152,48 @@ typedef __s64 vg_s64;
 #define VG_CALL_CLOSE_RANGE 73
 #define VG_CALL_DUP2 74
 #define VG_CALL_DUP3 75
-#define VG_CALL_COUNT 76
+#define VG_CALL_MMAP 76
+#define VG_CALL_MMAP2 77
+#define VG_CALL_OLD_MMAP 78
+#define VG_CALL_MPROTECT 79
+#define VG_CALL_PKEY_MPROTECT 80
+#define VG_CALL_IOCTL 81
+#define VG_CALL_CONNECT 82
+#define VG_CALL_BIND 83
+#define VG_CALL_SOCKETCALL 84
+#define VG_CALL_PTRACE 85
+#define VG_CALL_BPF 86
+#define VG_CALL_KILL 87
+#define VG_CALL_TKILL 88
+#define VG_CALL_TGKILL 89
+#define VG_CALL_RT_SIGQUEUEINFO 90
+#define VG_CALL_RT_TGSIGQUEUEINFO 91
+#define VG_CALL_PIDFD_SEND_SIGNAL 92
+#define VG_CALL_SETUID 93
+#define VG_CALL_SETGID 94
+#define VG_CALL_SETREUID 95
+#define VG_CALL_SETREGID 96
+#define VG_CALL_SETRESUID 97
+#define VG_CALL_SETRESGID 98
+#define VG_CALL_SETFSUID 99
+#define VG_CALL_SETFSGID 100
+#define VG_CALL_SETGROUPS 101
+#define VG_CALL_CAPSET 102
+#define VG_CALL_SETUID16 103
+#define VG_CALL_SETGID16 104
+#define VG_CALL_SETREUID16 105
+#define VG_CALL_SETREGID16 106
+#define VG_CALL_SETRESUID16 107
+#define VG_CALL_SETRESGID16 108
+#define VG_CALL_SETFSUID16 109
+#define VG_CALL_SETFSGID16 110
+#define VG_CALL_SETGROUPS16 111
+#define VG_CALL_CLONE 112
+#define VG_CALL_CLONE3 113
+#define VG_CALL_FORK 114
+#define VG_CALL_VFORK 115
+#define VG_CALL_EXIT 116
+#define VG_CALL_COUNT 117
 
 /* How it came in. */
 #define VG_VIA_SYSCALL 0
@@ -177,6 +228,21 @@ typedef __s64 vg_s64;
 #define VG_HAVE_DIRFD (1u << 18)
 #define VG_HAVE_FD (1u << 19)         /* the call was made on a descriptor */
 
+#define VG_EXEC_BY_THREAD (1u << 20)  /* exec: by a thread that was not the process's first */
+
+#define VG_PATH_NOT_ON_HOST (1u << 21) /* user space: the object's file system is not mounted where the agent lives; path is the caller's view */
+
+/* On which layer of an overlay the object lies (vg_event.layer). */
+#define VG_LAYER_NONE 0 /* no overlay, or not known */
+#define VG_LAYER_UPPER 1
+#define VG_LAYER_LOWER 2
+
+/* What was refused has a ring of its own, so that a flood of the rest cannot push it out. */
+#define VG_LANE_BULK 0
+#define VG_LANE_PRIORITY 1
+#define VG_LANE_COUNT 2
+
+#define VG_ANCESTORS_MAX 16
 #define VG_PATH_MAX 4096
 #define VG_NAME_MAX 256 /* one component with its NUL */
 #define VG_COMM_LEN 16
@@ -189,13 +255,43 @@ struct vg_record {
 	vg_u8 version; /* VG_ABI_VERSION */
 };
 
+/* What was decided about an operation. */
+#define VG_VERDICT_NONE 0
+#define VG_VERDICT_DENY 1
+#define VG_VERDICT_KILL 2
+
+/* Who carried it out. */
+#define VG_MECHANISM_NONE 0
+#define VG_MECHANISM_LSM 1
+#define VG_MECHANISM_OVERRIDE 2
+#define VG_MECHANISM_SIGNAL 3
+#define VG_MECHANISM_FANOTIFY 4
+
+/* A thread's last refused operation, until its event is written. */
+struct vg_decision {
+	vg_u64 inode;     /* of the object; 0: it did not exist */
+	vg_u32 rule;
+	vg_u8 verdict;    /* VG_VERDICT_NONE: told already */
+	vg_u8 mechanism;
+	vg_u8 code;       /* the errno that the call was refused with */
+	vg_u8 pad;
+};
+
+/* Of io_uring's workers it is found by the process and the object. */
+struct vg_worker_key {
+	vg_u64 inode;
+	vg_u32 tgid;
+	vg_u32 pad;
+};
+
 struct vg_event {
 	struct vg_record head;
 	vg_u64 time_ns;    /* CLOCK_BOOTTIME at completion */
-	vg_u64 seq;        /* per CPU, counts emitted and lost events */
+	vg_u64 seq;        /* per CPU and lane, counts emitted and lost events */
 	vg_u64 start_ns;   /* thread group leader's start, CLOCK_BOOTTIME; pid + start_ns + exec_id name the process image */
 	vg_u64 exec_id;
 	vg_u64 cgroup_id;
+	vg_u64 aggregate;  /* names the entry that counts what is like this event (bpf/lib/aggregate.bpf.h); its lowest bit: which table. 0: none */
 	vg_u64 ino;
 	vg_u64 dst_ino;    /* what stood at the second path before: replaced, or exchanged */
 	vg_s64 retval;
@@ -226,16 +322,26 @@ struct vg_event {
 	vg_u32 path2_flags;
 	vg_u32 match;      /* what the automaton said: index into the loaded match sets */
 	vg_u32 match2;     /* of the second path */
+	vg_u32 generation; /* of the inode, where its file system has them */
+	vg_u32 mnt_id;     /* as in /proc/PID/mountinfo */
 	vg_u16 path_len;   /* bytes of the strings that follow the struct, in this order */
 	vg_u16 raw_len;
 	vg_u16 cwd_len;
 	vg_u16 path2_len;
 	vg_u16 raw2_len;   /* the second name as given; a symbolic link's target, an attribute's name, a mount's source */
+	vg_u16 fs_len;     /* the walk inside the object's own file system, for callers in another mount namespace than the agent's */
+	vg_u16 root_at;    /* bytes of the path's walk below the caller's root; what follows lies above it */
 	vg_u8 operation;
 	vg_u8 call;
 	vg_u8 via;
 	vg_u8 hook;
+	vg_u8 layer;       /* VG_LAYER_* */
+	vg_u8 lane;        /* VG_LANE_* */
+	vg_u8 verdict;     /* VG_VERDICT_*: what enforcement did to it; the others are VG_VERDICT_NONE */
+	vg_u8 mechanism;   /* VG_MECHANISM_*: who carried that out */
 	vg_u8 pad[2];
+	vg_u32 rule;       /* the deciding one's place in the policy */
+	vg_u32 pad2;
 	char comm[VG_COMM_LEN];
 	char parent_comm[VG_COMM_LEN];
 	char fs_type[VG_FSTYPE_LEN];
@@ -249,6 +355,7 @@ struct vg_access {
 	vg_u64 bytes_written;
 	vg_u64 failed_reads;
 	vg_u64 failed_writes;
+	vg_u64 maps;
 	vg_u64 first_ns;
 	vg_u64 last_ns;
 };
@@ -265,7 +372,15 @@ struct vg_process {
 	vg_u16 exe_len;   /* strings that follow: exe walk, command line (NUL between arguments), cgroup walk */
 	vg_u16 cmdline_len;
 	vg_u16 cgroup_len;
-	vg_u16 pad[3];
+	vg_u16 ancestors; /* struct vg_ancestor follow the strings: parent first */
+	vg_u16 pad[2];
+};
+
+/* Who forked whom, as recorded at the fork: it does not change when a parent ends and its children are given to another. */
+struct vg_ancestor {
+	vg_u64 start_ns;
+	vg_u32 pid;
+	vg_u32 exec_id; /* its image at the time of the fork */
 };
 
 struct vg_exit {
@@ -276,8 +391,9 @@ struct vg_exit {
 };
 
 VG_ASSERT(sizeof(struct vg_record) == 8);
-VG_ASSERT(sizeof(struct vg_event) == 256);
-VG_ASSERT(sizeof(struct vg_access) == 64);
+VG_ASSERT(sizeof(struct vg_event) == 288);
+VG_ASSERT(sizeof(struct vg_ancestor) == 16);
+VG_ASSERT(sizeof(struct vg_access) == 72);
 VG_ASSERT(sizeof(struct vg_process) == 64);
 VG_ASSERT(sizeof(struct vg_exit) == 24);
 

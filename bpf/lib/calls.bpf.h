@@ -27,6 +27,7 @@ struct call_shape {
 #define SHAPE_WIDE 1   /* 32-bit ABI: values are pairs of registers, low half first */
 #define SHAPE_SHORT 2  /* values are 16 bits wide, all ones meaning "as it is" */
 #define SHAPE_FSTYPE 4 /* mount: the third argument names the file system type */
+#define SHAPE_SPECIAL 8 /* lib/special.bpf.h */
 
 #define SHAPE_TABLE 128 /* a power of two: the verifier of 6.1 follows a mask, not a comparison */
 _Static_assert(VG_CALL_COUNT <= SHAPE_TABLE, "too many calls");
@@ -106,6 +107,47 @@ static const struct call_shape call_shapes[SHAPE_TABLE] = {
 	[VG_CALL_CLOSE_RANGE] = {VG_OP_CLOSE, .fd = 1, .fd2 = 2, .flags = 3},
 	[VG_CALL_DUP2] = {VG_OP_CLOSE, .fd = 2}, /* what stood there before */
 	[VG_CALL_DUP3] = {VG_OP_CLOSE, .fd = 2},
+	[VG_CALL_MMAP] = {VG_OP_MMAP, .fd = 5, .mode = 3, .flags = 4, .value = 6, .value2 = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_MMAP2] = {VG_OP_MMAP, .fd = 5, .mode = 3, .flags = 4, .value = 6, .value2 = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_OLD_MMAP] = {VG_OP_MMAP, .form = SHAPE_SPECIAL}, /* all in a struct */
+	[VG_CALL_MPROTECT] = {VG_OP_MMAP, .mode = 3, .value2 = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_PKEY_MPROTECT] = {VG_OP_MMAP, .mode = 3, .value2 = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_IOCTL] = {VG_OP_IOCTL, .fd = 1, .flags = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_CONNECT] = {VG_OP_CONNECT, .form = SHAPE_SPECIAL},
+	[VG_CALL_BIND] = {VG_OP_BIND, .form = SHAPE_SPECIAL},
+	[VG_CALL_SOCKETCALL] = {VG_OP_CONNECT, .form = SHAPE_SPECIAL}, /* becomes one of the two above */
+	[VG_CALL_PTRACE] = {VG_OP_PTRACE, .value = 1, .value2 = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_BPF] = {VG_OP_BPF, .value = 1, .form = SHAPE_SPECIAL},
+	[VG_CALL_KILL] = {VG_OP_KILL, .value2 = 1, .value = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_TKILL] = {VG_OP_KILL, .value2 = 1, .value = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_TGKILL] = {VG_OP_KILL, .value2 = 1, .value = 3, .form = SHAPE_SPECIAL},
+	[VG_CALL_RT_SIGQUEUEINFO] = {VG_OP_KILL, .value2 = 1, .value = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_RT_TGSIGQUEUEINFO] = {VG_OP_KILL, .value2 = 1, .value = 3, .form = SHAPE_SPECIAL},
+	[VG_CALL_PIDFD_SEND_SIGNAL] = {VG_OP_KILL, .value = 2, .form = SHAPE_SPECIAL},
+	[VG_CALL_SETUID] = {VG_OP_SETUID, .value = 1},
+	[VG_CALL_SETGID] = {VG_OP_SETUID, .value = 1},
+	[VG_CALL_SETREUID] = {VG_OP_SETUID, .value = 1, .value2 = 2},
+	[VG_CALL_SETREGID] = {VG_OP_SETUID, .value = 1, .value2 = 2},
+	[VG_CALL_SETRESUID] = {VG_OP_SETUID, .value = 1, .value2 = 2, .mode = 3},
+	[VG_CALL_SETRESGID] = {VG_OP_SETUID, .value = 1, .value2 = 2, .mode = 3},
+	[VG_CALL_SETFSUID] = {VG_OP_SETUID, .value = 1},
+	[VG_CALL_SETFSGID] = {VG_OP_SETUID, .value = 1},
+	[VG_CALL_SETGROUPS] = {VG_OP_SETUID, .value = 1},
+	[VG_CALL_CAPSET] = {VG_OP_SETUID},
+	[VG_CALL_SETUID16] = {VG_OP_SETUID, .value = 1, .form = SHAPE_SHORT},
+	[VG_CALL_SETGID16] = {VG_OP_SETUID, .value = 1, .form = SHAPE_SHORT},
+	[VG_CALL_SETREUID16] = {VG_OP_SETUID, .value = 1, .value2 = 2, .form = SHAPE_SHORT},
+	[VG_CALL_SETREGID16] = {VG_OP_SETUID, .value = 1, .value2 = 2, .form = SHAPE_SHORT},
+	[VG_CALL_SETRESUID16] = {VG_OP_SETUID, .value = 1, .value2 = 2, .mode = 3, .form = SHAPE_SHORT},
+	[VG_CALL_SETRESGID16] = {VG_OP_SETUID, .value = 1, .value2 = 2, .mode = 3, .form = SHAPE_SHORT},
+	[VG_CALL_SETFSUID16] = {VG_OP_SETUID, .value = 1, .form = SHAPE_SHORT},
+	[VG_CALL_SETFSGID16] = {VG_OP_SETUID, .value = 1, .form = SHAPE_SHORT},
+	[VG_CALL_SETGROUPS16] = {VG_OP_SETUID, .value = 1},
+	[VG_CALL_CLONE] = {VG_OP_FORK, .flags = 1, .form = SHAPE_SPECIAL},
+	[VG_CALL_CLONE3] = {VG_OP_FORK, .form = SHAPE_SPECIAL},
+	[VG_CALL_FORK] = {VG_OP_FORK},
+	[VG_CALL_VFORK] = {VG_OP_FORK},
+	[VG_CALL_EXIT] = {VG_OP_EXIT},
 };
 
 #define CALL_TABLE 548
@@ -130,6 +172,17 @@ static const __u8 native_calls[CALL_TABLE] = {
 	[1] = VG_CALL_WRITE,        [18] = VG_CALL_PWRITE64,      [20] = VG_CALL_WRITEV,        [296] = VG_CALL_PWRITEV,   [328] = VG_CALL_PWRITEV2,
 	[40] = VG_CALL_SENDFILE,    [275] = VG_CALL_SPLICE,       [276] = VG_CALL_TEE,          [326] = VG_CALL_COPY_FILE_RANGE,
 	[3] = VG_CALL_CLOSE,        [436] = VG_CALL_CLOSE_RANGE,  [33] = VG_CALL_DUP2,          [292] = VG_CALL_DUP3,
+	[9] = VG_CALL_MMAP,         [10] = VG_CALL_MPROTECT,      [329] = VG_CALL_PKEY_MPROTECT, [16] = VG_CALL_IOCTL,
+	[42] = VG_CALL_CONNECT,     [49] = VG_CALL_BIND,          [101] = VG_CALL_PTRACE,       [321] = VG_CALL_BPF,
+	[62] = VG_CALL_KILL,        [200] = VG_CALL_TKILL,        [234] = VG_CALL_TGKILL,       [129] = VG_CALL_RT_SIGQUEUEINFO,
+	[297] = VG_CALL_RT_TGSIGQUEUEINFO, [424] = VG_CALL_PIDFD_SEND_SIGNAL,
+	[105] = VG_CALL_SETUID,     [106] = VG_CALL_SETGID,       [113] = VG_CALL_SETREUID,     [114] = VG_CALL_SETREGID,
+	[117] = VG_CALL_SETRESUID,  [119] = VG_CALL_SETRESGID,    [122] = VG_CALL_SETFSUID,     [123] = VG_CALL_SETFSGID,
+	[116] = VG_CALL_SETGROUPS,  [126] = VG_CALL_CAPSET,
+	[56] = VG_CALL_CLONE,       [435] = VG_CALL_CLONE3,       [57] = VG_CALL_FORK,          [58] = VG_CALL_VFORK,
+	[514] = VG_CALL_IOCTL,      [515] = VG_CALL_READV,        [516] = VG_CALL_WRITEV,       [521] = VG_CALL_PTRACE, /* x32 */
+	[524] = VG_CALL_RT_SIGQUEUEINFO, [536] = VG_CALL_RT_TGSIGQUEUEINFO,
+	[534] = VG_CALL_PREADV,     [535] = VG_CALL_PWRITEV,      [546] = VG_CALL_PREADV2,      [547] = VG_CALL_PWRITEV2,
 };
 static const __u8 compat_calls[CALL_TABLE] = {
 	[5] = VG_CALL_OPEN,         [8] = VG_CALL_CREAT,          [295] = VG_CALL_OPENAT,       [437] = VG_CALL_OPENAT2,
@@ -154,6 +207,17 @@ static const __u8 compat_calls[CALL_TABLE] = {
 	[4] = VG_CALL_WRITE,        [181] = VG_CALL_PWRITE64,     [146] = VG_CALL_WRITEV,       [334] = VG_CALL_PWRITEV,   [379] = VG_CALL_PWRITEV2,
 	[187] = VG_CALL_SENDFILE,   [239] = VG_CALL_SENDFILE,     [313] = VG_CALL_SPLICE,       [315] = VG_CALL_TEE,       [377] = VG_CALL_COPY_FILE_RANGE,
 	[6] = VG_CALL_CLOSE,        [436] = VG_CALL_CLOSE_RANGE,  [63] = VG_CALL_DUP2,          [330] = VG_CALL_DUP3,
+	[90] = VG_CALL_OLD_MMAP,    [192] = VG_CALL_MMAP2,        [125] = VG_CALL_MPROTECT,     [380] = VG_CALL_PKEY_MPROTECT, [54] = VG_CALL_IOCTL,
+	[362] = VG_CALL_CONNECT,    [361] = VG_CALL_BIND,         [102] = VG_CALL_SOCKETCALL,   [26] = VG_CALL_PTRACE,     [357] = VG_CALL_BPF,
+	[37] = VG_CALL_KILL,        [238] = VG_CALL_TKILL,        [270] = VG_CALL_TGKILL,       [178] = VG_CALL_RT_SIGQUEUEINFO,
+	[335] = VG_CALL_RT_TGSIGQUEUEINFO, [424] = VG_CALL_PIDFD_SEND_SIGNAL,
+	[213] = VG_CALL_SETUID,     [214] = VG_CALL_SETGID,       [203] = VG_CALL_SETREUID,     [204] = VG_CALL_SETREGID,
+	[208] = VG_CALL_SETRESUID,  [210] = VG_CALL_SETRESGID,    [215] = VG_CALL_SETFSUID,     [216] = VG_CALL_SETFSGID,
+	[206] = VG_CALL_SETGROUPS,  [185] = VG_CALL_CAPSET,
+	[23] = VG_CALL_SETUID16,    [46] = VG_CALL_SETGID16,      [70] = VG_CALL_SETREUID16,    [71] = VG_CALL_SETREGID16,
+	[164] = VG_CALL_SETRESUID16, [170] = VG_CALL_SETRESGID16, [138] = VG_CALL_SETFSUID16,   [139] = VG_CALL_SETFSGID16,
+	[81] = VG_CALL_SETGROUPS16,
+	[120] = VG_CALL_CLONE,      [435] = VG_CALL_CLONE3,       [2] = VG_CALL_FORK,           [190] = VG_CALL_VFORK,
 };
 
 static __always_inline const struct call_shape *shape_of(__u32 call)

@@ -6,31 +6,10 @@
 #ifndef VFSGUARD_DECIDE_BPF_H
 #define VFSGUARD_DECIDE_BPF_H
 
+#include "mounts.bpf.h"
 #include "operation.bpf.h"
 
 #define IS(operation) (1ull << VG_OP_##operation)
-
-struct mount_search {
-	__u64 link;
-	__u64 head;
-	__u64 ns;
-	__u64 found;
-};
-
-static long mount_step(__u32 i, struct mount_search *m)
-{
-	__u64 mount;
-
-	if (!m->link || m->link == m->head)
-		return 1;
-	mount = m->link - bpf_core_field_offset(struct mount, mnt_instance);
-	if ((__u64)FIELD(struct mount, mount, mnt_ns) == m->ns) {
-		m->found = vfsmount_of(mount);
-		return 1;
-	}
-	m->link = (__u64)FIELD(struct list_head, m->link, next);
-	return 0;
-}
 
 /*
  * Some hooks are given an inode without the mount that it was reached by. It is that of the directory or descriptor which the call
@@ -39,7 +18,6 @@ static long mount_step(__u32 i, struct mount_search *m)
 static __always_inline __u64 mount_for(struct pending *p, struct task_struct *task, __u64 dentry)
 {
 	__u64 sb = (__u64)FIELD(struct dentry, dentry, d_sb), mnt;
-	struct mount_search search = {};
 
 	if (p->file)
 		mnt = file_mount_of(p->file);
@@ -51,18 +29,17 @@ static __always_inline __u64 mount_for(struct pending *p, struct task_struct *ta
 		mnt = (__u64)TASK(task, fs->pwd.mnt);
 	if (mnt && (__u64)FIELD(struct vfsmount, mnt, mnt_sb) == sb)
 		return mnt;
-	if (!bpf_core_field_exists(struct mount, mnt_instance))
-		return 0;
-	search.head = sb + bpf_core_field_offset(struct super_block, s_mounts);
-	search.link = (__u64)FIELD(struct super_block, sb, s_mounts.next);
-	search.ns = (__u64)TASK(task, nsproxy->mnt_ns);
-	bpf_loop(256, mount_step, &search, 0);
-	return search.found;
+	return some_mount(task, sb);
+}
+
+static __always_inline bool is_one_of(const struct pending *p, __u64 operations)
+{
+	return operations & (1ull << operation_of(p->call));
 }
 
 static __always_inline void decide_at(struct pending *p, __u64 operations, __u64 dentry, __u64 mnt)
 {
-	if (p->decided || !(operations & (1ull << operation_of(p->call))))
+	if (!is_one_of(p, operations))
 		return;
 	p->at.dentry = dentry;
 	p->at.mnt = mnt;
@@ -82,7 +59,7 @@ static __always_inline void decide_child(struct pending *p, __u64 operations, __
 
 static __always_inline void decide_two(struct pending *p, __u64 operations, __u64 dentry, __u64 mnt, __u64 dentry2, __u64 mnt2)
 {
-	if (p->decided || !(operations & (1ull << operation_of(p->call))))
+	if (!is_one_of(p, operations))
 		return;
 	p->to.dentry = dentry2;
 	p->to.mnt = mnt2;
@@ -91,7 +68,7 @@ static __always_inline void decide_two(struct pending *p, __u64 operations, __u6
 
 static __always_inline void decide_open(struct pending *p, __u64 file, __u64 dentry, __u64 mnt)
 {
-	if (p->decided || !((IS(OPEN) | IS(EXEC)) & (1ull << operation_of(p->call))))
+	if (!is_one_of(p, IS(OPEN) | IS(EXEC)) || is_beneath(dentry, mnt))
 		return;
 	p->file = file;
 	decide_at(p, IS(OPEN) | IS(EXEC), dentry, mnt);
@@ -121,7 +98,7 @@ static __always_inline void decide_where(__u32 where, __u64 a, __u64 b, __u64 c,
 		decide_child(p, IS(MKDIR), a, b);
 		break;
 	case VG_AT_PATH_MKNOD: /* dir, dentry, mode, dev */
-		decide_child(p, IS(MKNOD), a, b);
+		decide_child(p, IS(MKNOD) | IS(BIND), a, b);
 		break;
 	case VG_AT_PATH_SYMLINK: /* dir, dentry, target */
 		decide_child(p, IS(SYMLINK), a, b);
@@ -166,6 +143,18 @@ static __always_inline void decide_where(__u32 where, __u64 a, __u64 b, __u64 c,
 	case VG_AT_MOVE_MOUNT: /* from, to */
 		decide_two(p, IS(MOUNT), (__u64)FIELD(struct path, a, dentry), (__u64)FIELD(struct path, a, mnt),
 			   (__u64)FIELD(struct path, b, dentry), (__u64)FIELD(struct path, b, mnt));
+		break;
+	case VG_AT_MMAP_FILE: /* file, ... */
+		if (a) /* else it is no map of a file */
+			decide_at(p, IS(MMAP), file_dentry_of(a), file_mount_of(a));
+		break;
+	case VG_AT_FILE_MPROTECT: /* map, ... */
+		a = (__u64)FIELD(struct vm_area_struct, a, vm_file);
+		if (a && a == p->file)
+			decide_at(p, IS(MMAP), p->at.dentry, p->at.mnt); /* since begin */
+		break;
+	case VG_AT_FILE_IOCTL: /* file, request, argument */
+		decide_at(p, IS(IOCTL), file_dentry_of(a), file_mount_of(a));
 		break;
 	case VG_AT_PATH_CHROOT: /* path */
 		decide_path(p, IS(CHROOT), a);

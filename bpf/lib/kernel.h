@@ -24,12 +24,21 @@ typedef struct { __u32 val; } kuid_t;
 typedef struct { __u32 val; } kgid_t;
 
 struct qstr {
+	__u32 hash;
 	__u32 len;
 	const unsigned char *name;
 };
 
 struct hlist_bl_node {
 	struct hlist_bl_node **pprev;
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
 };
 
 struct file_system_type {
@@ -40,9 +49,25 @@ struct list_head {
 	struct list_head *next;
 };
 
+struct vm_area_struct {
+	unsigned long vm_end;
+	unsigned long vm_flags;
+	struct file *vm_file;
+};
+
+struct sock {
+	__u16 sk_protocol;
+};
+
+struct socket {
+	__s16 type;
+	struct sock *sk;
+};
+
 struct super_block {
 	__u32 s_dev;
 	struct file_system_type *s_type;
+	unsigned long s_magic;
 	struct list_head s_mounts; /* until 6.17 */
 };
 
@@ -50,7 +75,10 @@ struct inode {
 	__u16 i_mode;
 	unsigned long i_ino;
 	unsigned int i_nlink;
+	__u32 i_generation;
 	struct super_block *i_sb;
+	struct hlist_head i_dentry;
+	void *i_private;
 };
 
 struct dentry {
@@ -59,6 +87,9 @@ struct dentry {
 	struct qstr d_name;
 	struct inode *d_inode;
 	struct super_block *d_sb;
+	union {
+		struct hlist_node d_alias;
+	} d_u;
 };
 
 struct vfsmount {
@@ -73,6 +104,7 @@ struct mount {
 	struct dentry *mnt_mountpoint;
 	struct vfsmount mnt;
 	struct mnt_namespace *mnt_ns;
+	int mnt_id;
 	struct list_head mnt_instance; /* until 6.17 */
 };
 
@@ -85,6 +117,13 @@ struct file {
 	struct path f_path;
 	struct inode *f_inode;
 	unsigned int f_mode;
+	unsigned int f_flags;
+	void *private_data;
+};
+
+struct backing_file { /* since 6.5: what a file of an overlay is opened on */
+	struct file file;
+	struct path user_path;
 };
 
 struct fdtable {
@@ -121,6 +160,7 @@ struct pid_namespace {
 };
 
 struct upid {
+	int nr;
 	struct pid_namespace *ns;
 };
 
@@ -145,6 +185,7 @@ struct thread_info {
 
 struct signal_struct {
 	struct { int counter; } live;
+	int group_exit_code;
 };
 
 struct kernfs_node {
@@ -168,6 +209,7 @@ struct css_set {
 
 struct task_struct {
 	struct thread_info thread_info;
+	unsigned int flags;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
@@ -186,6 +228,10 @@ struct task_struct {
 	__u64 self_exec_id;
 	kuid_t loginuid;
 	unsigned int sessionid;
+};
+
+struct iattr {
+	unsigned int ia_valid;
 };
 
 struct linux_binprm {
@@ -256,6 +302,22 @@ struct io_link { /* of symlinkat too: new_dfd, newpath, and the target in oldpat
 	int flags;
 };
 
+struct io_connect {
+	void *addr;
+	int addr_len;
+};
+
+struct io_close {
+	int fd;
+	__u32 file_slot;
+};
+
+struct io_splice {
+	struct file *file_out;
+	int splice_fd_in;
+	unsigned int flags;
+};
+
 struct io_ftrunc {
 	__s64 len;
 };
@@ -284,6 +346,7 @@ struct io_cqe {
 };
 
 struct io_kiocb {
+	struct io_ring_ctx *ctx;
 	struct file *file;
 	__u8 opcode;
 	__u64 flags;
@@ -297,25 +360,81 @@ struct io_uring_cqe {
 #pragma clang attribute pop
 
 /* Values that are not in BTF, with where the kernel's source has them. */
+#define PF_IO_WORKER 0x10           /* include/linux/sched.h */
 #define TS_COMPAT 0x0002            /* arch/x86/include/asm/thread_info.h */
 #define X32_SYSCALL_BIT 0x40000000  /* arch/x86/include/uapi/asm/unistd.h */
-#define FMODE_PATH (1u << 14)       /* include/linux/fs.h */
 #define AT_FDCWD -100
 #define O_ACCMODE 00000003
 #define O_WRONLY 00000001
 #define O_CREAT 00000100
 #define O_TRUNC 00001000
 #define O_LARGEFILE 00100000
-#define O_TMPFILE_BIT 020000000     /* __O_TMPFILE */
 #define AT_EMPTY_PATH 0x1000
 #define AT_REMOVEDIR 0x200
 #define FMODE_CREATED (1u << 20)    /* include/linux/fs.h */
-#define IORING_OP_OPENAT 18
-#define IORING_OP_OPENAT2 28
+#define IOSQE_FIXED_FILE_BIT 0
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */
 #define CLOSE_RANGE_CLOEXEC 4
+#define OVERLAYFS_SUPER_MAGIC 0x794c7630 /* include/uapi/linux/magic.h */
+#define S_IFMT 0170000
+#define S_IFREG 0100000
+#define S_IFDIR 0040000
+#define S_IFSOCK 0140000
+#define MAY_WRITE 2                 /* include/linux/fs.h */
+#define MAY_READ 4
+#define MAY_APPEND 8
+#define FMODE_EXEC 0x20             /* in f_flags: opened to be executed */
+#define ATTR_ATIME (1 << 4)
+#define ATTR_MTIME (1 << 5)
+#define ATTR_ATIME_SET (1 << 7)
+#define ATTR_MTIME_SET (1 << 8)
+#define MAP_SHARED 1
+#define RENAME_EXCHANGE 2
+#define S_IFIFO 0010000
+#define PROT_READ 1
+#define PROT_WRITE 2                /* include/uapi/asm-generic/mman-common.h */
+#define PROT_EXEC 4
+#define MAP_ANONYMOUS 0x20
+#define VM_WRITE 0x2                /* include/linux/mm.h */
+#define VM_EXEC 0x4
+#define VM_MAYSHARE 0x80             /* stays where a descriptor that cannot write takes VM_SHARED away */
+#define CLONE_THREAD 0x10000
+#define AF_UNIX 1
+#define ADDRESS_MAX 128             /* struct __kernel_sockaddr_storage */
+#define SYS_BIND 2                  /* include/uapi/linux/net.h */
+#define SYS_CONNECT 3
+#define FS_IOC_SETFLAGS 0x40086602  /* include/uapi/linux/fs.h */
+#define FS_IOC32_SETFLAGS 0x40046602
+#define FS_IOC_FSSETXATTR 0x401c5820
+#define FS_IOC_SETVERSION 0x40087602
+#define FS_IOC_SETFSLABEL 0x41009432
+#define FICLONE 0x40049409
+#define FICLONERANGE 0x4020940d
+#define FIDEDUPERANGE 0xc0189436
+#define FIFREEZE 0xc0045877
+#define FITHAW 0xc0045878
+#define FITRIM 0xc0185879
+#define FS_IOC_ENABLE_VERITY 0x40806685         /* include/uapi/linux/fsverity.h */
+#define FS_IOC_SET_ENCRYPTION_POLICY 0x800c6613 /* include/uapi/linux/fscrypt.h */
+#define FS_IOC_RESVSP64 0x4030582a              /* include/linux/falloc.h */
+#define FS_IOC_UNRESVSP64 0x4030582b
+#define FS_IOC_ZERO_RANGE 0x40305839
+#define TIOCSTI 0x5412                          /* include/uapi/asm-generic/ioctls.h */
+#define PTRACE_TRACEME 0                        /* include/uapi/linux/ptrace.h */
+#define PTRACE_POKETEXT 4
+#define PTRACE_POKEDATA 5
+#define PTRACE_POKEUSR 6
+#define PTRACE_SETREGS 13
+#define PTRACE_SETFPREGS 15
+#define PTRACE_ATTACH 16
+#define PTRACE_SETREGSET 0x4205
+#define PTRACE_SEIZE 0x4206
+#define SPLICE_F_FD_IN_FIXED (1u << 31)         /* include/uapi/linux/io_uring.h */
+#define E2BIG 7
+#define EPERM 1
+#define EEXIST 17
+#define EACCES 13
 #define EAGAIN 11
-#define EINVAL 22
 #define ECANCELED 125
 
 #endif

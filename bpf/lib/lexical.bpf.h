@@ -10,7 +10,7 @@
 #include "walk.bpf.h"
 
 struct lexical {
-	const struct vg_dfa_head *head;
+	const struct vg_tables *tables;
 	const struct name_buffer *name;
 	__u32 len;
 	__u32 end;
@@ -26,7 +26,7 @@ static long lexical_feed_byte(__u32 i, struct lexical *l)
 
 	if (at >= VG_PATH_MAX)
 		return 1;
-	l->state = dfa_step(l->head, l->state, l->name->bytes[at]);
+	l->state = dfa_step(l->tables, l->state, l->name->bytes[at]);
 	return 0;
 }
 
@@ -55,7 +55,7 @@ static long lexical_step(__u32 i, struct lexical *l)
 		return 0;
 	}
 	bpf_loop(n, lexical_feed_byte, l, 0);
-	l->state = dfa_step(l->head, l->state, '/');
+	l->state = dfa_step(l->tables, l->state, '/');
 	l->fed++;
 	return 0;
 }
@@ -70,8 +70,8 @@ __noinline int lexical_feed(struct walk *dir, const struct name_buffer *name, __
 
 	if (!dir || !name)
 		return 0;
-	l.head = automaton();
-	if (!l.head || !len || len > VG_PATH_MAX)
+	l.tables = automaton();
+	if (!l.tables || !len || len > VG_PATH_MAX)
 		return 0;
 	l.name = name;
 	l.len = len;

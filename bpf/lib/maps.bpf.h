@@ -3,14 +3,12 @@
 #ifndef VFSGUARD_MAPS_BPF_H
 #define VFSGUARD_MAPS_BPF_H
 
-#include "kernel.h"
-#include "../abi/control.h"
-#include "../abi/events.h"
+#include "decisions.bpf.h"
+#include "tables.bpf.h"
 
 /* Knobs: constant once loaded, so the verifier removes what a filter does not need. */
 const volatile __u32 abi_version = VG_ABI_VERSION;
 const volatile __u32 hook_id = VG_HOOK_TRACEPOINT;
-const volatile __u32 direct_loads = 0;   /* the kernel has bpf_rdonly_cast (6.2): plain loads instead of probe reads */
 const volatile __u64 operation_mask = ~0ull;
 const volatile __u64 begin_mask = ~0ull;  /* operations whose calls are followed: an open may turn out a create */
 const volatile __u32 only_failed = 0;
@@ -24,42 +22,24 @@ const volatile __u32 filter_pid = 0;
 const volatile __u32 follow_children = 0;
 const volatile __u32 setattr_takes_idmap = 0; /* lsm/inode_setattr(idmap, dentry, attr), since 6.9 */
 const volatile __u32 complete_takes_cqe = 0; /* io_uring_complete(ctx, req, cqe), since 6.16 */
+const volatile __u32 requests_probed = 0; /* io_uring requests are followed by kprobes; their tracepoints tell of reads and writes only */
+const volatile __u32 agent_mnt_ns = 0;   /* whose view of the mounts vg_event.path is to be told in */
+const volatile __s32 overlay_upper = 0;  /* from an overlay's struct inode to the pointer to its upper dentry; 0: not known */
+const volatile __u32 aggregate = 0;      /* count what is alike */
+const volatile __u32 refused_accesses = 0; /* reads and writes are followed for no more than those that were refused */
+const volatile __u32 enforcing = 0; /* somebody fills `decisions` */
 const volatile __u32 match_operations = 0; /* each match set names its own operations */
 
 /* Read and written by both sides. */
 __u32 self_tgid = 0;       /* the agent: its own work is no event */
 __u32 reader_waits = 0;    /* the reader sleeps in epoll: the next record wakes it */
 __u32 lsm_canary = 0;      /* the agent's own opens as seen by the LSM hook: is it called at all? */
+__u32 aggregate_epoch = 0; /* its lowest bit: the table that is filled */
+__u32 aggregates_full = 0; /* one of them is: set by the kernel side */
 __u32 describe_epoch = 1;  /* raised by user space to have every process described again */
-
-/* Memory that functions hand to each other; as types of their own, because the verifier takes a size from the type. */
-struct component {
-	char bytes[VG_NAME_MAX];
-} __attribute__((aligned(8)));
-
-struct path_buffer {
-	char bytes[VG_PATH_MAX + 2 * VG_NAME_MAX];
-};
 
 struct name_buffer {
 	char bytes[VG_PATH_MAX];
-};
-
-/*
- * Where a walk up to the root stands (lib/walk.bpf.h). Always in map memory: what the verifier reads back from there is a plain
- * number whatever was stored, so a loop over it converges at once.
- */
-struct walk {
-	__u64 dentry;
-	__u64 mnt;
-	__u64 root_dentry;
-	__u64 root_mnt;
-	__u32 off;    /* store: bytes; match: components fed */
-	__u32 state;
-	__u32 flags;  /* VG_PATH_* */
-	__u32 skip;   /* components to pass over: ".." that the name began with */
-	__u32 rooted; /* the caller's root was met */
-	__u32 done;
 };
 
 #define ARGS_MAX 8 /* a power of two; system calls have six */
@@ -83,7 +63,8 @@ struct named {
 	__u16 changed_len;  /* of a second, different reading */
 	__u8 dirs_known;
 	__u8 is_text;       /* no path: a link's target, an attribute's name */
-	__u8 pad[2];
+	__u8 by_file;       /* no name was given but a descriptor; dentry and mnt are known from begin */
+	__u8 pad;
 	struct component name;
 };
 
@@ -95,6 +76,9 @@ struct pending {
 	__u64 value2;
 	__u64 file;         /* the open file: as of decide, or found at complete */
 	__u32 fmode;
+	__u32 generation;
+	__u32 mnt_id;
+	__u32 layer;
 	__u32 mode;
 	__u32 have;         /* VG_HAVE_*, VG_NO_RESULT */
 	__s32 fd;
@@ -126,6 +110,8 @@ struct {
 struct stored_path {
 	__u32 len;
 	__u32 flags;
+	__u32 root_at;
+	__u32 pad;
 	struct path_buffer path;
 };
 
@@ -156,8 +142,12 @@ struct process_state {
 	__u64 cgroup_id;
 	__u32 described_epoch;
 	__u32 exe_match; /* 0: not known yet, 1: no, 2: yes */
-	__u32 sessions;  /* begun so far; not lowered when they end */
+	__u32 sessions;  /* that have not ended */
+	__u32 ancestors;
+	__u32 chain_known;
 	__u32 pad;
+	__u64 cursor;   /* of the walk that fills it; here, not on the stack, as for every walk (struct walk) */
+	struct vg_ancestor chain[VG_ANCESTORS_MAX]; /* parent first */
 };
 
 struct {
@@ -189,18 +179,43 @@ struct {
 	__type(value, struct session);
 } sessions SEC(".maps");
 
-/* Open files that the filters rule out, so that their next read costs one look-up. Forgetting one costs a walk. */
+/*
+ * Open files that the filters rule out for a process, so that its next read costs one look-up; each has one slot, and who comes later takes
+ * it: forgetting one costs a walk. An array is looked up inline, and this is what every read and write of the machine goes through.
+ */
+struct uninteresting {
+	__u64 file;
+	__u64 inode;
+	__u64 image; /* process and exec_id: another program is judged anew */
+	__u64 check; /* of the three: an entry is written without a lock */
+};
+#define UNINTERESTING_BITS 13
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct session_key);
-	__type(value, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << UNINTERESTING_BITS);
+	__type(key, __u32);
+	__type(value, struct uninteresting);
 } uninteresting SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 2 * 1024 * 1024);
 } ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 512 * 1024);
+} priority_ring SEC(".maps");
+
+/* What is counted instead of told (lib/aggregate.bpf.h): one table is filled while the other is read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct vg_aggregate_key);
+	__type(value, struct vg_aggregate);
+} aggregates_even SEC(".maps"), aggregates_odd SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -210,27 +225,31 @@ struct {
 } counters SEC(".maps");
 
 /* Where records are put together. Used only where preemption is off (tracepoints, kprobes). */
-#define VG_DATA_MAX (5 * VG_PATH_MAX)
+#define VG_DATA_MAX (5 * VG_PATH_MAX) /* a per-CPU value is at most 32 KiB */
 /* What a program hands over to `finish` (tracepoint.bpf.c). */
 struct finishing {
 	__u32 what;      /* FINISH_* */
-	__u32 first;     /* descriptors */
+	__u32 first;     /* FINISH_SESSIONS: descriptors */
 	__u32 last;
-	__u32 exits;     /* the process ends */
 	__u32 spare;     /* FINISH_CALL: it lies in scratch.spare, not in task storage */
-	__u32 call;      /* FINISH_ACCESS: a read of the descriptor `from`, a write of `to`; -1: none */
+	__u32 call;      /* FINISH_ACCESS */
 	__u32 via;
-	__s32 from;
-	__s32 to;
+	__u32 have;
+	__u32 match;     /* what was told last: its match, and what complete answered */
+	__s32 answer;
+	__s32 from_fd;   /* -1: not by a descriptor */
+	__s32 to_fd;
+	__u64 from;      /* the open file that was read; 0: none */
+	__u64 to;        /* the open file that was written; 0: none */
 	__u64 request;   /* address in pending_requests; 0: spare */
 	__s64 result;
 	__u64 start_ns;
 	struct session_key session;
 };
-enum { FINISH_CALL, FINISH_REQUEST, FINISH_ACCESS, FINISH_SESSION, FINISH_SESSIONS };
+enum { FINISH_CALL, FINISH_REQUEST, FINISH_ACCESS, FINISH_SESSION, FINISH_SESSIONS, FINISH_ALL_SESSIONS, FINISH_PROCESS };
 
 struct scratch {
-	struct vg_event event;
+	struct vg_event event; /* its strings follow it: the two are sent as one */
 	union {
 		struct path_buffer path; /* the path comes first */
 		char data[VG_DATA_MAX];
@@ -240,10 +259,17 @@ struct scratch {
 	struct component work2; /* a second, different reading of a name */
 	struct name_buffer name;
 	struct name_buffer name2;
+	__u32 raw_len;  /* of these */
+	__u32 raw2_len;
+	__u32 settled;  /* the first one is done with */
+	__u32 pad;
 	struct pending spare; /* when task storage cannot be had */
 	struct finishing finishing;
 	struct session session; /* a new one */
+	struct vg_aggregate_key aggregate_key;
+	struct vg_aggregate aggregate;
 };
+_Static_assert(offsetof(struct scratch, data) == sizeof(struct vg_event), "a record is sent in one piece");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -255,6 +281,7 @@ struct {
 struct process_scratch {
 	struct walk walk;
 	struct vg_process process;
+	struct process_state unstored; /* of a process whose storage cannot be had now */
 	union {
 		struct path_buffer path; /* the executable comes first */
 		char data[4 * VG_PATH_MAX];
@@ -267,36 +294,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct process_scratch);
 } process_scratches SEC(".maps");
-
-/* The automaton (bpf/abi/control.h); sizes are set before the load. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct vg_dfa_head);
-} dfa_head SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct vg_dfa_state);
-} dfa_states SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct vg_dfa_edge);
-} dfa_edges SEC(".maps");
-
-/* Operations that a match set asks for (bit per operation). */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} match_sets SEC(".maps");
 
 struct comm_key {
 	char comm[VG_COMM_LEN];

@@ -3,44 +3,56 @@
 #ifndef VFSGUARD_MATCH_BPF_H
 #define VFSGUARD_MATCH_BPF_H
 
-#include "maps.bpf.h"
+#include "tables.bpf.h"
 
-static __always_inline struct vg_dfa_head *automaton(void)
+/* All tables; NULL never in fact. */
+static __always_inline const struct vg_tables *automaton(void)
 {
 	__u32 zero = 0;
-	return bpf_map_lookup_elem(&dfa_head, &zero);
+	return bpf_map_lookup_elem(&tables, &zero);
 }
 
-static __always_inline __u32 dfa_step(const struct vg_dfa_head *head, __u32 state, __u8 byte)
+/* `size` bytes (a power of two, at most 16) at an offset which the mask keeps inside, for the verifier and against a broken table. */
+static __always_inline const void *table_at(const struct vg_tables *t, __u32 offset, __u32 size)
 {
-	struct vg_dfa_state *s = bpf_map_lookup_elem(&dfa_states, &state);
-	struct vg_dfa_edge *e;
-	__u32 index;
-
-	if (!s)
-		return 0;
-	index = s->base + head->class_of[byte];
-	e = bpf_map_lookup_elem(&dfa_edges, &index);
-	if (e && e->check == state)
-		return e->next;
-	return s->fallback;
+	offset &= table_mask & ~(size - 1);
+	barrier_var(offset);
+	return (const char *)t + offset;
 }
 
-static __always_inline __u32 dfa_flags(__u32 state)
+static __always_inline const struct vg_dfa_state *dfa_state(const struct vg_tables *t, __u32 state)
 {
-	struct vg_dfa_state *s = bpf_map_lookup_elem(&dfa_states, &state);
-	return s ? s->flags : VG_STATE_DEAD;
+	return table_at(t, t->states_at + state * sizeof(struct vg_dfa_state), sizeof(struct vg_dfa_state));
 }
 
-static __always_inline __u32 dfa_accept(__u32 state)
+static __always_inline __u32 dfa_step(const struct vg_tables *t, __u32 state, __u8 byte)
 {
-	struct vg_dfa_state *s = bpf_map_lookup_elem(&dfa_states, &state);
-	return s ? s->accept : 0;
+	const struct vg_dfa_state *s = dfa_state(t, state);
+	__u32 index = s->base + t->class_of[byte];
+	const struct vg_dfa_edge *e = table_at(t, t->edges_at + index * sizeof(struct vg_dfa_edge), sizeof(struct vg_dfa_edge));
+
+	return e->check == state ? e->next : s->fallback;
+}
+
+static __always_inline __u32 dfa_flags(const struct vg_tables *t, __u32 state)
+{
+	return dfa_state(t, state)->flags;
+}
+
+static __always_inline __u32 dfa_accept(const struct vg_tables *t, __u32 state)
+{
+	return dfa_state(t, state)->accept;
+}
+
+/* The operations that somebody asks for of what lies in this match set. */
+static __always_inline __u64 set_operations(const struct vg_tables *t, __u32 set)
+{
+	return *(const __u64 *)table_at(t, t->sets_at + set * sizeof(__u64), sizeof(__u64));
 }
 
 /* Feed a component of `len` bytes from its end. */
 struct feed {
-	const struct vg_dfa_head *head;
+	const struct vg_tables *tables;
 	const struct component *from;
 	__u32 len;
 	__u32 state;
@@ -52,13 +64,13 @@ static long feed_byte(__u32 i, struct feed *f)
 
 	if (at >= VG_NAME_MAX)
 		return 1;
-	f->state = dfa_step(f->head, f->state, f->from->bytes[at]);
+	f->state = dfa_step(f->tables, f->state, f->from->bytes[at]);
 	return 0;
 }
 
-static __always_inline __u32 dfa_feed(const struct vg_dfa_head *head, __u32 state, const struct component *from, __u32 len)
+static __always_inline __u32 dfa_feed(const struct vg_tables *t, __u32 state, const struct component *from, __u32 len)
 {
-	struct feed f = {.head = head, .from = from, .len = len, .state = state};
+	struct feed f = {.tables = t, .from = from, .len = len, .state = state};
 
 	bpf_loop(len, feed_byte, &f, 0);
 	return f.state;

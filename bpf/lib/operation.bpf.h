@@ -6,46 +6,19 @@
  *   decide     the kernel's own object, where the mechanism has such a hook
  *   complete   the result: filter, count, and emit one event
  *
- * Accounting is done in complete alone, so that seen = filtered + emitted + lost holds per operation by construction.
+ * An attempt is counted once, in complete, or where access.bpf.h finds that there is nothing more to do than count: so that
+ * seen = filtered + aggregated + emitted + lost holds per operation by construction.
  */
 #ifndef VFSGUARD_OPERATION_BPF_H
 #define VFSGUARD_OPERATION_BPF_H
 
-#include "calls.bpf.h"
+#include "aggregate.bpf.h"
 #include "lexical.bpf.h"
-#include "subject.bpf.h"
+#include "special.bpf.h"
 
 static __always_inline bool is_self(struct task_struct *task)
 {
 	return (__u32)TASK(task, tgid) == self_tgid;
-}
-
-/* The arguments, from the registers of a system call. */
-static __always_inline void read_args(struct pending *p, __u64 regs)
-{
-	if (p->via == VG_VIA_COMPAT32) {
-		p->args[0] = (__u32)FIELD(struct pt_regs, regs, bx);
-		p->args[1] = (__u32)FIELD(struct pt_regs, regs, cx);
-		p->args[2] = (__u32)FIELD(struct pt_regs, regs, dx);
-		p->args[3] = (__u32)FIELD(struct pt_regs, regs, si);
-		p->args[4] = (__u32)FIELD(struct pt_regs, regs, di);
-		p->args[5] = (__u32)FIELD(struct pt_regs, regs, bp);
-	} else {
-		p->args[0] = FIELD(struct pt_regs, regs, di);
-		p->args[1] = FIELD(struct pt_regs, regs, si);
-		p->args[2] = FIELD(struct pt_regs, regs, dx);
-		p->args[3] = FIELD(struct pt_regs, regs, r10);
-		p->args[4] = FIELD(struct pt_regs, regs, r8);
-		p->args[5] = FIELD(struct pt_regs, regs, r9);
-	}
-}
-
-/* The argument at `position`, counted from 1; 0 where the call has none. */
-static __always_inline __u64 arg(struct pending *p, __u32 position)
-{
-	__u32 index = (position - 1) & (ARGS_MAX - 1);
-
-	return position ? p->args[index] : 0;
 }
 
 static __always_inline __u64 wide_arg(struct pending *p, __u32 position)
@@ -66,7 +39,8 @@ static __always_inline void decode_how(struct pending *p, __u64 from)
 	p->value = how.resolve;
 }
 
-static __always_inline void decode_args(struct pending *p)
+/* Takes the arguments apart. Says whether the call is followed. */
+static __always_inline bool decode_args(struct pending *p)
 {
 	const struct call_shape *shape = shape_of(p->call);
 
@@ -95,6 +69,7 @@ static __always_inline void decode_args(struct pending *p)
 	} else if (shape->form == SHAPE_SHORT) {
 		p->value = (__u32)(__s32)(__s16)p->value;
 		p->value2 = (__u32)(__s32)(__s16)p->value2;
+		p->mode = (__u32)(__s32)(__s16)p->mode;
 	} else if (shape->form == SHAPE_FSTYPE) {
 		bpf_probe_read_user_str(p->fs_type, sizeof(p->fs_type), (void *)p->args[2]);
 	}
@@ -109,6 +84,7 @@ static __always_inline void decode_args(struct pending *p)
 		p->fd = p->at.dirfd; /* futimens */
 		p->have = (p->have | VG_HAVE_FD) & ~VG_HAVE_DIRFD;
 	}
+	return shape->form != SHAPE_SPECIAL || decode_special(p);
 }
 
 static __always_inline void clear_pending(struct pending *p)
@@ -144,8 +120,11 @@ static __always_inline void take_directory(struct named *n, struct task_struct *
 /* Names that fit go along from begin; a longer one, or one whose page was not there yet, is read at complete. */
 static __always_inline void take_name(struct named *n, struct task_struct *task)
 {
-	long len = text_length(bpf_probe_read_user_str(n->name.bytes, VG_NAME_MAX, (void *)n->ptr));
+	long len;
 
+	if (n->flags & VG_RAW_PRESENT || n->by_file)
+		return; /* it is known already */
+	len = text_length(bpf_probe_read_user_str(n->name.bytes, VG_NAME_MAX, (void *)n->ptr));
 	if (len >= 0 && len < VG_NAME_MAX - 1) {
 		n->len = len;
 		n->flags = VG_RAW_PRESENT;
@@ -155,13 +134,46 @@ static __always_inline void take_name(struct named *n, struct task_struct *task)
 		take_directory(n, task, 0);
 }
 
+/* What was refused to this thread and not told yet; NULL: nothing. */
+static __always_inline struct vg_decision *my_decision(struct task_struct *task)
+{
+	struct vg_decision *decision;
+
+	if (!enforcing)
+		return NULL;
+	decision = bpf_task_storage_get(&decisions, task, 0, 0);
+	return decision && decision->verdict ? decision : NULL;
+}
+
+/* The same of a worker of io_uring, about this object. */
+static __always_inline struct vg_decision *worker_decision(struct task_struct *task, __u64 inode)
+{
+	struct vg_worker_key key = {.inode = inode, .tgid = TASK(task, tgid)};
+	struct vg_decision *decision;
+
+	if (!enforcing || !inode)
+		return NULL;
+	decision = bpf_map_lookup_elem(&worker_decisions, &key);
+	return decision && decision->verdict ? decision : NULL;
+}
+
+/* Another call: what was refused before is not its. */
+static __always_inline void forget_decision(struct task_struct *task)
+{
+	struct vg_decision *decision = my_decision(task);
+
+	if (decision)
+		decision->verdict = VG_VERDICT_NONE;
+}
+
 static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct pending *p;
 
-	if (!(begin_mask & (1ull << operation_of(call))))
+	if (!may_concern(call, via, regs))
 		return 0;
+	forget_decision(task);
 	p = bpf_task_storage_get(&pending_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!p) {
 		count_cause(VG_CAUSE_NO_STORAGE);
@@ -173,7 +185,10 @@ static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
 	p->call = call;
 	p->via = via;
 	read_args(p, regs);
-	decode_args(p);
+	if (!decode_args(p)) {
+		p->call = 0;
+		return 0;
+	}
 	if (p->at.ptr)
 		take_name(&p->at, task);
 	if (p->to.ptr)
@@ -183,13 +198,26 @@ static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
 	return 0;
 }
 
-static __always_inline void take_object(struct pending *p)
+static __always_inline __u32 layer_of(__u64 inode)
 {
-	__u64 file = p->file, inode = (__u64)FIELD(struct dentry, p->at.dentry, d_inode), sb, type, name;
+	__u64 upper = 0;
 
+	bpf_probe_read_kernel(&upper, sizeof(upper), (void *)(inode + overlay_upper));
+	return upper ? VG_LAYER_UPPER : VG_LAYER_LOWER;
+}
+
+/* A global function: the verifier looks at it once, not once for every way to get here. */
+__noinline int take_object(struct pending *p)
+{
+	__u64 file, inode, sb, type, name;
+
+	if (!p)
+		return 0;
+	file = p->file;
+	inode = (__u64)FIELD(struct dentry, p->at.dentry, d_inode);
 	p->fmode = file ? FIELD(struct file, file, f_mode) : 0;
 	if (!inode)
-		return;
+		return 0;
 	sb = (__u64)FIELD(struct inode, inode, i_sb);
 	type = (__u64)FIELD(struct super_block, sb, s_type);
 	name = (__u64)FIELD(struct file_system_type, type, name);
@@ -197,24 +225,42 @@ static __always_inline void take_object(struct pending *p)
 	p->at.nlink = FIELD(struct inode, inode, i_nlink);
 	p->at.imode = FIELD(struct inode, inode, i_mode);
 	p->at.dev = FIELD(struct super_block, sb, s_dev);
+	p->generation = FIELD(struct inode, inode, i_generation);
+	if (p->at.mnt)
+		p->mnt_id = FIELD(struct mount, mount_of(p->at.mnt), mnt_id);
+	if (overlay_upper && FIELD(struct super_block, sb, s_magic) == OVERLAYFS_SUPER_MAGIC)
+		p->layer = layer_of(inode);
 	if (p->call != VG_CALL_MOUNT) /* that holds the type which was asked for */
 		bpf_probe_read_kernel_str(p->fs_type, sizeof(p->fs_type), (void *)name);
+	return 0;
 }
 
 __noinline int match_object(struct named *n, struct walk *w, struct component *work)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct vg_dfa_head *head = automaton();
+	const struct vg_tables *t = automaton();
 
 	if (!n || !w || !work)
 		return 0;
 	if (!filter_path)
 		return 1;
-	if (!head)
+	if (!t)
 		return 0;
 	walk_begin(w, task, n->dentry, n->mnt);
-	w->state = head->path_start;
-	return dfa_accept(walk_match(w, work));
+	w->state = t->path_start;
+	return dfa_accept(t, walk_match(w, work));
+}
+
+/* What stands at the second path: replaced, exchanged, or cloned from. */
+static __always_inline void take_target(struct named *to)
+{
+	__u64 inode = (__u64)FIELD(struct dentry, to->dentry, d_inode), sb;
+
+	if (!inode)
+		return;
+	sb = (__u64)FIELD(struct inode, inode, i_sb);
+	to->ino = FIELD(struct inode, inode, i_ino);
+	to->dev = FIELD(struct super_block, sb, s_dev);
 }
 
 static __always_inline void store_path(struct pending *p, struct named *n, struct stored_path *out, struct task_struct *task)
@@ -222,6 +268,7 @@ static __always_inline void store_path(struct pending *p, struct named *n, struc
 	walk_begin(&p->walk, task, n->dentry, n->mnt);
 	out->len = walk_store(&p->walk, &out->path);
 	out->flags = p->walk.flags | deleted_flag(n->dentry);
+	out->root_at = p->walk.root_at;
 }
 
 /*
@@ -232,7 +279,6 @@ __noinline int decide(struct pending *p)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct stored_paths *store;
-	__u64 inode;
 
 	if (!p)
 		return 0;
@@ -255,12 +301,7 @@ __noinline int decide(struct pending *p)
 	store->to.len = 0;
 	if (p->to.dentry) {
 		store_path(p, &p->to, &store->to, task);
-		inode = (__u64)FIELD(struct dentry, p->to.dentry, d_inode);
-		if (inode) {
-			p->to.ino = FIELD(struct inode, inode, i_ino);
-			inode = (__u64)FIELD(struct inode, inode, i_sb);
-			p->to.dev = FIELD(struct super_block, inode, s_dev);
-		}
+		take_target(&p->to);
 	}
 	p->stored = 1;
 	return 0;
@@ -303,7 +344,7 @@ __noinline int settle_name(struct named *n, struct name_buffer *out, int replace
 
 	if (!n || !out)
 		return 0;
-	if (!n->ptr && !(n->flags & VG_RAW_PRESENT))
+	if ((!n->ptr && !(n->flags & VG_RAW_PRESENT)) || n->by_file)
 		return 0;
 	if (n->flags & VG_RAW_PRESENT) {
 		len = n->len;
@@ -363,15 +404,15 @@ __noinline int name_changed(struct named *n, struct component *work, __u32 len)
 static __always_inline __u32 match_name(struct scratch *s, struct named *n, struct name_buffer *name, __u32 len)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct vg_dfa_head *head = automaton();
+	const struct vg_tables *t = automaton();
 
-	if (!head || !len || !n->dir_dentry)
+	if (!t || !len || !n->dir_dentry)
 		return 0;
 	walk_begin(&s->walk, task, n->dir_dentry, n->dir_mnt);
-	s->walk.state = head->path_start;
+	s->walk.state = t->path_start;
 	if (!lexical_feed(&s->walk, name, len))
 		return 0;
-	return dfa_accept(walk_match(&s->walk, &s->work));
+	return dfa_accept(t, walk_match(&s->walk, &s->work));
 }
 
 /* For a name whose object is not known: settles it in `name`, and matches it as text. Returns its length. */
@@ -404,7 +445,9 @@ static __always_inline bool asks_for_write(struct pending *p)
 
 	if (operation == VG_OP_OPEN)
 		return (p->flags & O_ACCMODE) != 0 || (p->flags & O_TRUNC);
-	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT && p->operation != VG_OP_READ;
+	if (operation == VG_OP_MMAP)
+		return p->mode & PROT_WRITE;
+	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT && p->operation != VG_OP_READ && operation < VG_OP_CONNECT;
 }
 
 /*
@@ -424,6 +467,7 @@ __noinline int emit_path(struct scratch *s, struct named *n, struct stored_path 
 		if (len > VG_PATH_MAX || bpf_probe_read_kernel(s->data + off, len, stored->path.bytes))
 			return 0;
 		n->flags |= stored->flags | VG_PATH_OBJECT;
+		s->walk.root_at = stored->root_at;
 		return len;
 	}
 	if (n->dentry) {
@@ -454,14 +498,28 @@ static __always_inline int emit_name(struct scratch *s, const struct name_buffer
 	return off + len;
 }
 
-/* Puts the event together at s->event and s->data and sends it. Returns 0 when it is in the ring. */
-static __always_inline int emit(struct task_struct *task, struct scratch *s, struct pending *p, struct vg_counters *c, __s64 retval,
-				__u32 raw_len, __u32 raw2_len)
+/* Which ring an event goes by. */
+static __always_inline __u32 lane_of(const struct scratch *s, __s64 retval)
 {
-	struct vg_event *e = &s->event;
-	struct stored_paths *stored = NULL;
-	__u32 off, len;
+	return retval == -EACCES || retval == -EPERM || s->event.verdict ? VG_LANE_PRIORITY : VG_LANE_BULK;
+}
 
+/*
+ * Puts the event together at s->event and s->data and sends it. Its process is described already. Returns 0 when it is in the ring. A global
+ * function: inlined, the verifier looked at it once for every way through `complete`, which doubled what a start costs. `lengths` is that of
+ * the name and, in its upper half, that of the second name.
+ */
+__noinline int emit(struct scratch *s, struct pending *p, __s64 retval, __u64 lengths)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u32 raw_len = lengths, raw2_len = lengths >> 32, off, len;
+	struct vg_counters *c = my_counters();
+	struct stored_paths *stored = NULL;
+	struct vg_event *e;
+
+	if (!s || !p || !c)
+		return -1;
+	e = &s->event;
 	e->head.kind = VG_RECORD_EVENT;
 	e->head.version = VG_ABI_VERSION;
 	e->head.cpu = bpf_get_smp_processor_id();
@@ -485,6 +543,9 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 	e->dev = p->at.dev;
 	e->nlink = p->at.nlink;
 	e->fmode = p->fmode;
+	e->generation = p->generation;
+	e->mnt_id = p->mnt_id;
+	e->layer = p->layer;
 	e->dst_ino = p->to.ino;
 	e->dst_dev = p->to.dev;
 	__builtin_memcpy(e->fs_type, p->fs_type, sizeof(e->fs_type));
@@ -501,6 +562,7 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 	if (p->operation == VG_OP_CHROOT || p->operation == VG_OP_PIVOT_ROOT)
 		p->at.flags &= ~VG_PATH_OUTSIDE;
 	e->path_len = off;
+	e->root_at = s->walk.root_at;
 	off = emit_name(s, &s->name, raw_len, off);
 	e->raw_len = raw_len;
 	if (off > 2 * VG_PATH_MAX)
@@ -527,13 +589,28 @@ static __always_inline int emit(struct task_struct *task, struct scratch *s, str
 		e->raw2_len = raw2_len;
 	}
 	e->path2_flags = p->to.flags;
+	e->fs_len = 0;
+	if (e->mnt_ns != agent_mnt_ns && p->at.dentry && off <= 4 * VG_PATH_MAX) {
+		walk_begin(&s->walk, task, p->at.dentry, 0); /* no mount: the walk ends at the file system's own root */
+		len = walk_store(&s->walk, (struct path_buffer *)(s->data + off));
+		e->fs_len = len;
+		off += len;
+	}
 
-	ensure_described(e->cgroup_id);
+	e->lane = lane_of(s, retval);
 	if (off > VG_DATA_MAX)
 		return -1;
 	e->head.size = sizeof(struct vg_event) + off;
-	e->seq = c->seq++;
-	return send(e, sizeof(struct vg_event) + off);
+	if (e->lane == VG_LANE_PRIORITY) {
+		e->seq = c->seq[VG_LANE_PRIORITY];
+		if (!send(e, sizeof(struct vg_event) + off, VG_LANE_PRIORITY)) {
+			c->seq[VG_LANE_PRIORITY]++;
+			return 0;
+		}
+		e->lane = VG_LANE_BULK; /* full: perhaps there is room here */
+	}
+	e->seq = c->seq[VG_LANE_BULK]++;
+	return send(e, sizeof(struct vg_event) + off, VG_LANE_BULK);
 }
 
 /* What it was in the end; the call alone does not tell. */
@@ -556,6 +633,54 @@ static __always_inline __u32 final_operation(struct pending *p, __s64 retval)
 }
 
 /*
+ * For mechanisms without a decide: the objects, or the names where there are none, and what they match. Into s->raw_len and s->raw2_len go the
+ * lengths of the names that were settled on the way.
+ */
+static __always_inline void identify(struct scratch *s, struct pending *p, bool replaced)
+{
+	if (!p->file && p->at.flags & VG_RAW_PRESENT && !p->at.len && p->flags & AT_EMPTY_PATH && p->operation > VG_OP_CREATE) {
+		/* An empty name: done to what the directory's descriptor stands for. */
+		p->at.dentry = p->at.dir_dentry;
+		p->at.mnt = p->at.dir_mnt;
+	}
+	if (p->file && !p->at.dentry) {
+		p->at.dentry = file_dentry_of(p->file);
+		p->at.mnt = file_mount_of(p->file);
+	}
+	if (p->at.dentry) {
+		if (!p->passed)
+			p->at.match = match_object(&p->at, &s->walk, &s->work);
+		if (p->at.match)
+			take_object(p);
+	} else {
+		s->raw_len = match_given(s, &p->at, &s->name, replaced);
+		s->settled = 1;
+	}
+	if (p->to.by_file) {
+		p->to.match = match_object(&p->to, &s->walk, &s->work);
+		take_target(&p->to);
+	} else if (p->to.ptr && !p->to.is_text) {
+		s->raw2_len = match_given(s, &p->to, &s->name2, false);
+	}
+}
+
+/* Was it enforcement that refused this? Then its event says so, and no filter holds it back. */
+static __always_inline bool take_decision(struct scratch *s, struct pending *p, struct task_struct *task, __s64 retval)
+{
+	struct vg_decision *decision = my_decision(task);
+
+	if (!decision && p->via == VG_VIA_IO_URING && p->file)
+		decision = worker_decision(task, (__u64)FIELD(struct file, p->file, f_inode));
+	if (!decision || retval != -(__s64)decision->code)
+		return false;
+	s->event.verdict = decision->verdict;
+	s->event.mechanism = decision->mechanism;
+	s->event.rule = decision->rule;
+	decision->verdict = VG_VERDICT_NONE;
+	return true;
+}
+
+/*
  * complete. p->file is the open file, since decide or, where the mechanism learns it only now (tracepoint; O_PATH under LSM), since just
  * now; 0 where there is none. Tracepoint and kprobe context only. Clears the pending call.
  *
@@ -567,8 +692,9 @@ __noinline int complete(struct pending *p, __s64 retval)
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vg_counters *c = my_counters();
 	struct scratch *s = my_scratch();
-	__u32 operation = 0, raw_len = 0, raw2_len = 0;
-	bool replaced, failed, settled = false;
+	__u32 operation = 0, epoch;
+	bool replaced, failed, refused;
+	__u64 lengths;
 	int answer = COMPLETE_FILTERED;
 
 	if (!c || !s || !p)
@@ -584,64 +710,62 @@ __noinline int complete(struct pending *p, __s64 retval)
 	replaced = operation == VG_OP_EXEC && retval == 0;
 	failed = retval < 0 && !(p->have & VG_NO_RESULT);
 	c->seen[operation]++;
-	if (!p->passed) {
+	s->event.verdict = VG_VERDICT_NONE;
+	s->event.mechanism = VG_MECHANISM_NONE;
+	s->event.rule = 0;
+	refused = failed && take_decision(s, p, task, retval);
+	if (!p->passed && !refused) {
 		if (!(operation_mask & (1ull << operation)) || (only_failed && !failed) || (only_write && !asks_for_write(p)))
 			goto filtered;
-		answer = COMPLETE_NOT_FOR_US;
+		/* A process can change its user and its name, and then be asked for. */
+		if (!filter_uid && !filter_comm)
+			answer = COMPLETE_NOT_FOR_US;
 		if (!subject_passes(task, &s->walk, &s->work))
 			goto filtered;
+		answer = COMPLETE_NOT_FOR_US;
 	}
 
-	if (!p->decided && !p->file && p->at.flags & VG_RAW_PRESENT && !p->at.len && p->flags & AT_EMPTY_PATH && operation > VG_OP_CREATE) {
-		/* An empty name: done to what the directory's descriptor stands for. */
-		p->at.dentry = p->at.dir_dentry;
-		p->at.mnt = p->at.dir_mnt;
-	}
-	if (p->file && !p->decided) {
-		p->at.dentry = file_dentry_of(p->file);
-		p->at.mnt = file_mount_of(p->file);
-	}
-	if (!p->decided) {
-		if (p->at.dentry) {
-			if (!p->passed)
-				p->at.match = match_object(&p->at, &s->walk, &s->work);
-			if (p->at.match)
-				take_object(p);
-		} else {
-			raw_len = match_given(s, &p->at, &s->name, replaced);
-			settled = true;
-		}
-		if (p->to.ptr && !p->to.is_text)
-			raw2_len = match_given(s, &p->to, &s->name2, false);
-	}
-	if (!p->at.match && !p->to.match)
+	s->raw_len = 0;
+	s->raw2_len = 0;
+	s->settled = 0;
+	if (!p->decided)
+		identify(s, p, replaced);
+	if (!p->at.match && !p->to.match && !refused)
 		goto filtered;
-	if (match_operations && !p->passed) {
-		__u64 wanted = 0, *set;
-		__u32 index = p->at.match; /* on the stack: a map key in memory of this kind is not taken before 6.2 */
+	if (match_operations && !p->passed && !refused) {
+		const struct vg_tables *t = automaton();
 
-		set = bpf_map_lookup_elem(&match_sets, &index);
-		if (set)
-			wanted = *set;
-		index = p->to.match;
-		set = bpf_map_lookup_elem(&match_sets, &index);
-		if (set)
-			wanted |= *set;
 		answer = COMPLETE_FILTERED;
-		if (!(wanted & (1ull << operation)))
+		if (!t || !((set_operations(t, p->at.match) | set_operations(t, p->to.match)) & (1ull << operation)))
 			goto filtered;
 	}
-	if (!settled)
-		raw_len = settle_name(&p->at, &s->name, replaced);
+	if (!s->settled)
+		s->raw_len = settle_name(&p->at, &s->name, replaced);
 	if (p->to.ptr && (p->to.is_text || p->decided))
-		raw2_len = settle_name(&p->to, &s->name2, false);
+		s->raw2_len = settle_name(&p->to, &s->name2, false);
 	if (p->decided && !failed && !p->at.imode && p->at.dentry && FIELD(struct dentry, p->at.dentry, d_parent) == (void *)p->at.parent)
 		take_object(p); /* what mkdir, mknod, symlink made */
-	if (emit(task, s, p, c, retval, raw_len, raw2_len)) {
+	if (p->layer == VG_LAYER_LOWER && !failed)
+		p->layer = layer_of((__u64)FIELD(struct dentry, p->at.dentry, d_inode)); /* copied up meanwhile? */
+	s->event.aggregate = 0;
+	epoch = aggregate_epoch;
+	lengths = s->raw_len | (__u64)s->raw2_len << 32;
+	if (is_aggregated(operation) && !refused) {
+		if (counted_alike(s, p, retval, lengths, epoch)) {
+			c->aggregated[operation]++;
+			p->call = 0;
+			return COMPLETE_EMITTED;
+		}
+		s->event.aggregate = s->aggregate.id;
+	}
+	ensure_described(bpf_get_current_cgroup_id(), lane_of(s, retval));
+	if (emit(s, p, retval, lengths)) {
 		c->lost[operation]++;
 		c->cause[VG_CAUSE_RING_FULL]++;
 	} else {
 		c->emitted[operation]++;
+		if (is_aggregated(operation) && !refused)
+			begin_counting(s, epoch);
 	}
 	p->call = 0;
 	return COMPLETE_EMITTED;

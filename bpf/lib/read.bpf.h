@@ -6,7 +6,7 @@
 #ifndef VFSGUARD_READ_BPF_H
 #define VFSGUARD_READ_BPF_H
 
-#include "maps.bpf.h"
+#include "tables.bpf.h"
 
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 
@@ -63,6 +63,41 @@ static __always_inline __u64 file_dentry_of(__u64 file)
 static __always_inline __u64 file_mount_of(__u64 file)
 {
 	return (__u64)FIELD(struct file, file, f_path.mnt);
+}
+
+/* A mount of the kernel's own (MNT_NS_INTERNAL is an error pointer): what an overlay opens beneath, pipes, memfds. */
+static __always_inline bool is_internal(__u64 mnt)
+{
+	return (__u64)FIELD(struct mount, mount_of(mnt), mnt_ns) >= (__u64)-4095;
+}
+
+/* On such a mount, and with a directory above it: what an overlay opened for itself. */
+static __always_inline bool is_beneath(__u64 dentry, __u64 mnt)
+{
+	return is_internal(mnt) && (__u64)FIELD(struct dentry, dentry, d_parent) != dentry;
+}
+
+/* Of a map's file: until 6.5 an overlay gives the one beneath the path that its user opened, since then it keeps that path beside it. */
+static __always_inline void map_path(__u64 file, __u64 *dentry, __u64 *mnt)
+{
+	*dentry = file_dentry_of(file);
+	*mnt = file_mount_of(file);
+	if (!bpf_core_type_exists(struct backing_file) || !is_beneath(*dentry, *mnt))
+		return;
+	*dentry = (__u64)FIELD(struct backing_file, file, user_path.dentry);
+	*mnt = (__u64)FIELD(struct backing_file, file, user_path.mnt);
+}
+
+static __always_inline bool is_directory(__u64 inode)
+{
+	return inode && (FIELD(struct inode, inode, i_mode) & S_IFMT) == S_IFDIR;
+}
+
+static __always_inline __u64 kernfs_parent(__u64 node)
+{
+	if (bpf_core_field_exists(struct kernfs_node___rcu_parent, __parent))
+		return (__u64)FIELD(struct kernfs_node___rcu_parent, node, __parent);
+	return (__u64)FIELD(struct kernfs_node___parent, node, parent);
 }
 
 /* The file behind a descriptor of the current task; 0 where there is none. */

@@ -9,7 +9,10 @@
 static const __u8 request_calls[64] = {
 	[17] = VG_CALL_FALLOCATE, [18] = VG_CALL_OPENAT,   [28] = VG_CALL_OPENAT2,   [35] = VG_CALL_RENAMEAT2, [36] = VG_CALL_UNLINKAT,
 	[37] = VG_CALL_MKDIRAT,   [38] = VG_CALL_SYMLINKAT, [39] = VG_CALL_LINKAT,   [41] = VG_CALL_FSETXATTR, [42] = VG_CALL_SETXATTR,
-	[55] = VG_CALL_FTRUNCATE,
+	[55] = VG_CALL_FTRUNCATE, [16] = VG_CALL_CONNECT,
+	[1] = VG_CALL_READV,      [2] = VG_CALL_WRITEV,    [4] = VG_CALL_READ,       [5] = VG_CALL_WRITE, /* READ_FIXED, WRITE_FIXED */
+	[22] = VG_CALL_READ,      [23] = VG_CALL_WRITE,    [30] = VG_CALL_SPLICE,    [33] = VG_CALL_TEE,
+	[60] = VG_CALL_READV,     [61] = VG_CALL_WRITEV,   [19] = VG_CALL_CLOSE,
 };
 
 /* The call that a request stands for, 0 where it is not ours. */
@@ -22,7 +25,7 @@ static __always_inline __u32 call_of_request(__u64 req)
 	opcode &= sizeof(request_calls) - 1;
 	barrier_var(opcode);
 	call = request_calls[opcode];
-	return begin_mask & (1ull << operation_of(call)) ? call : 0;
+	return follows(operation_of(call)) ? call : 0;
 }
 
 /* A name of which the kernel has its own copy. */
@@ -48,6 +51,64 @@ static __always_inline void take_second(struct named *n, bool is_text)
 {
 	n->ptr = 1;
 	n->is_text = is_text;
+}
+
+struct io_fixed_file {
+	unsigned long file_ptr;
+} __attribute__((preserve_access_index));
+struct io_rsrc_node {
+	unsigned long file_ptr;
+} __attribute__((preserve_access_index));
+struct io_rsrc_data {
+	struct io_rsrc_node **nodes;
+} __attribute__((preserve_access_index));
+struct io_file_table___files { /* until 6.12 */
+	struct io_fixed_file *files;
+} __attribute__((preserve_access_index));
+struct io_file_table___nodes { /* since 6.13 */
+	struct io_rsrc_data data;
+} __attribute__((preserve_access_index));
+struct io_file_table {
+	unsigned int alloc_hint;
+} __attribute__((preserve_access_index));
+struct io_ring_ctx {
+	struct io_file_table file_table;
+} __attribute__((preserve_access_index));
+
+/* The file in a slot of the ring's own table (registered files). */
+static __always_inline __u64 fixed_file(__u64 ctx, __u32 slot)
+{
+	__u64 table = ctx + bpf_core_field_offset(struct io_ring_ctx, file_table), entry = 0, file = 0;
+
+	if (bpf_core_field_exists(struct io_file_table___files, files)) {
+		entry = (__u64)FIELD(struct io_file_table___files, table, files) + slot * bpf_core_type_size(struct io_fixed_file);
+		file = FIELD(struct io_fixed_file, entry, file_ptr);
+	} else {
+		__u64 nodes = (__u64)FIELD(struct io_file_table___nodes, table, data.nodes);
+		bpf_probe_read_kernel(&entry, sizeof(entry), (void *)(nodes + slot * sizeof(__u64)));
+		file = entry ? FIELD(struct io_rsrc_node, entry, file_ptr) : 0;
+	}
+	return file & ~7ull; /* low bits are flags */
+}
+
+static __always_inline __u32 request_flags(__u64 req)
+{
+	__u32 flags = 0;
+
+	bpf_core_read(&flags, sizeof(flags), &((struct io_kiocb *)req)->flags); /* 32 bits wide until 6.9 */
+	return flags;
+}
+
+/* The file that a request is done on: its own once it runs, before that what its descriptor stands for. */
+static __always_inline __u64 request_file(__u64 req, struct task_struct *task)
+{
+	__u64 file = (__u64)FIELD(struct io_kiocb, req, file);
+
+	if (file)
+		return file;
+	if (request_flags(req) & (1u << IOSQE_FIXED_FILE_BIT))
+		return fixed_file((__u64)FIELD(struct io_kiocb, req, ctx), FIELD(struct io_kiocb, req, cqe.fd));
+	return file_of_fd(task, FIELD(struct io_kiocb, req, cqe.fd));
 }
 
 /* What a request asks for, from the request itself, and the directories that its names start from. */
@@ -103,6 +164,12 @@ static __always_inline void begin_request(struct pending *p, __u64 req, __u32 ca
 		take_filename(&p->at, (__u64)FIELD(struct io_link, req, oldpath));
 		take_filename(&p->to, (__u64)FIELD(struct io_link, req, newpath));
 		take_second(&p->to, false);
+		break;
+	case VG_CALL_CONNECT:
+		p->have = VG_HAVE_ARGS;
+		p->fd = FIELD(struct io_kiocb, req, cqe.fd);
+		take_socket(p, request_file(req, task));
+		take_address(p, (__u64)FIELD(struct io_connect, req, addr), FIELD(struct io_connect, req, addr_len));
 		break;
 	case VG_CALL_SETXATTR:
 		p->have = VG_HAVE_ARGS;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * From a dentry and its mount up to the root of the mount tree: once to feed the automaton (stopping as soon as the answer is
- * known), once to store the components. The root is the mount tree's own, not the caller's: a chroot does not shorten a path, it
+ * known), once to store the components (store.bpf.h). The root is the mount tree's own, not the caller's: a chroot does not shorten a path, it
  * sets VG_PATH_OUTSIDE where the caller could not have named the object.
  *
  * The walk runs under RCU (every program here is non-sleepable) and takes no lock, as d_path's fast path does not; a rename that
@@ -17,13 +17,8 @@
 
 struct matching {
 	struct walk *w;
-	const struct vg_dfa_head *head;
+	const struct vg_tables *tables;
 	struct component *work;
-};
-
-struct storing {
-	struct walk *w;
-	struct path_buffer *out;
 };
 
 enum { WALK_COMPONENT, WALK_CROSSED, WALK_END };
@@ -35,8 +30,10 @@ static __always_inline int walk_up(struct walk *w, __u64 *name, __u32 *len)
 
 	if (!dentry)
 		return WALK_END;
-	if (dentry == w->root_dentry && mnt == w->root_mnt)
+	if (dentry == w->root_dentry && mnt == w->root_mnt && !w->rooted) {
 		w->rooted = 1;
+		w->root_at = w->off;
+	}
 	if (dentry == (__u64)FIELD(struct vfsmount, mnt, mnt_root)) {
 		mount = mount_of(mnt);
 		above = (__u64)FIELD(struct mount, mount, mnt_parent);
@@ -90,50 +87,15 @@ static long walk_match_step(__u32 i, struct matching *m)
 		len = VG_NAME_MAX - 1;
 	if (bpf_probe_read_kernel(m->work->bytes, len, (void *)name))
 		return 1;
-	w->state = dfa_feed(m->head, w->state, m->work, len);
+	w->state = dfa_feed(m->tables, w->state, m->work, len);
 	if (!(w->flags & VG_PATH_ANONYMOUS))
-		w->state = dfa_step(m->head, w->state, '/');
+		w->state = dfa_step(m->tables, w->state, '/');
 	w->off++;
-	flags = dfa_flags(w->state);
+	flags = dfa_flags(m->tables, w->state);
 	if (flags) {
 		w->done = 1;
 		return 1;
 	}
-	return 0;
-}
-
-static long walk_store_step(__u32 i, struct storing *store)
-{
-	struct walk *w = store->w;
-	__u64 name = 0;
-	__u32 len = 0, off;
-	int step = walk_up(w, &name, &len);
-
-	if (step == WALK_CROSSED)
-		return 0;
-	if (step == WALK_END || (w->flags & VG_PATH_DISCONNECTED)) {
-		w->done = 1;
-		return 1;
-	}
-	if (w->skip) {
-		w->skip--;
-		return 0;
-	}
-	off = w->off;
-	if (len >= VG_NAME_MAX)
-		len = VG_NAME_MAX - 1;
-	if (off + len + 1 > VG_PATH_MAX) {
-		w->flags |= VG_PATH_TRUNCATED;
-		w->done = 1;
-		return 1;
-	}
-	if (off > VG_PATH_MAX || bpf_probe_read_kernel(store->out->bytes + off, len, (void *)name))
-		return 1;
-	off += len;
-	if (off > VG_PATH_MAX)
-		return 1;
-	store->out->bytes[off] = 0;
-	w->off = off + 1;
 	return 0;
 }
 
@@ -148,6 +110,7 @@ static __always_inline void walk_begin(struct walk *w, struct task_struct *task,
 	w->flags = 0;
 	w->skip = 0;
 	w->rooted = 0;
+	w->root_at = 0;
 	w->done = 0;
 }
 
@@ -162,36 +125,15 @@ __noinline __u32 walk_match(struct walk *w, struct component *work)
 	if (!w || !work)
 		return 0;
 	m.w = w;
-	m.head = automaton();
+	m.tables = automaton();
 	m.work = work;
-	if (!m.head)
+	if (!m.tables)
 		return 0;
 	bpf_loop(WALK_STEPS, walk_match_step, &m, 0);
 	/* The root directory itself has no component: its path is the one slash. */
-	if (w->done && !w->off && !(w->flags & (VG_PATH_DISCONNECTED | VG_PATH_ANONYMOUS)) && !dfa_flags(w->state))
-		w->state = dfa_step(m.head, w->state, '/');
+	if (w->done && !w->off && !(w->flags & (VG_PATH_DISCONNECTED | VG_PATH_ANONYMOUS)) && !dfa_flags(m.tables, w->state))
+		w->state = dfa_step(m.tables, w->state, '/');
 	return w->state;
-}
-
-/* Stores the components at out; returns their length, and what is known about the path in w->flags. */
-__noinline __u32 walk_store(struct walk *w, struct path_buffer *out)
-{
-	struct storing store;
-	__u32 len;
-
-	if (!w || !out)
-		return 0;
-	store.w = w;
-	store.out = out;
-	bpf_loop(WALK_STEPS, walk_store_step, &store, 0);
-	if (!w->done)
-		w->flags |= VG_PATH_TRUNCATED;
-	if (w->flags & VG_PATH_TRUNCATED)
-		count_cause(VG_CAUSE_PATH_TRUNCATED);
-	else if (!w->rooted && !(w->flags & (VG_PATH_ANONYMOUS | VG_PATH_DISCONNECTED)))
-		w->flags |= VG_PATH_OUTSIDE;
-	len = w->off;
-	return len > VG_PATH_MAX ? VG_PATH_MAX : len;
 }
 
 /* d_unlinked(): unhashed, and not a root. Roots of pseudo file systems are never hashed. */

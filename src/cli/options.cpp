@@ -13,6 +13,7 @@ void add_common(CLI::App& app, CommonText& text) {
   app.add_option("--format", text.format, "text or json; default: text on a terminal, json elsewhere")->type_name("FORMAT");
   app.add_option("--output", text.output, "Append to this file instead of standard output")->type_name("FILE");
   app.add_option("--clock", text.clock, "Time stamps: realtime, or boottime (the kernel's own)")->type_name("CLOCK");
+  app.add_flag("--hash", text.hash, "Add the SHA-256 of each process's executable (exe_sha256), computed beside the event path");
   app.add_option("--buffer", text.buffer, "Size of the ring between kernel and agent, a power of two (2M)")->type_name("SIZE");
 }
 
@@ -41,6 +42,7 @@ util::Result<void> apply_common(const CommonText& text, daemon::Options& options
     return util::fail(EX_USAGE, fmt::format("--clock '{}': write realtime or boottime", text.clock));
   }
   options.output = text.output;
+  options.hash = text.hash;
 
   std::uint64_t size = 0;
   const char* end = text.buffer.data() + text.buffer.size();

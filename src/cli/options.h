@@ -17,6 +17,7 @@ struct CommonText {
   std::string clock = "realtime";
   std::string output = "-";
   std::string buffer = "2M";
+  bool hash = false;
 };
 
 void add_common(CLI::App& app, CommonText& text);

@@ -18,6 +18,9 @@ namespace vfsguard::cli {
 
 namespace {
 
+// Kinds of events that are counted at once; more are written by themselves, and said.
+constexpr std::uint32_t kMaxAggregates = 16384;
+
 struct TraceText {
   CommonText common;
   std::vector<std::string> paths;
@@ -31,11 +34,12 @@ struct TraceText {
   bool failed = false;
   bool write = false;
   bool every = false;
+  std::string aggregate;
   std::string duration;
   std::uint64_t count = 0;
 };
 
-util::Result<std::chrono::milliseconds> parse_duration(const std::string& text) {
+util::Result<std::chrono::milliseconds> parse_duration(const char* option, const std::string& text) {
   double value = 0;
   const char* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, value);
@@ -51,7 +55,7 @@ util::Result<std::chrono::milliseconds> parse_duration(const std::string& text) 
     factor = 3'600'000;
   }
   if (error != std::errc{} || factor == 0 || !(value > 0) || value * factor > 1e12) {
-    return util::fail(EX_USAGE, fmt::format("--duration '{}': write a time such as 5s, 500ms, 2m", text));
+    return util::fail(EX_USAGE, fmt::format("{} '{}': write a time such as 5s, 500ms, 2m", option, text));
   }
   return std::chrono::milliseconds(static_cast<std::int64_t>(value * factor));
 }
@@ -135,11 +139,12 @@ util::Result<sensor::Filter> make_filter(const TraceText& text) {
   if (!text.operations.empty()) {
     filter.operations = 0;
     for (const std::string& name : text.operations) {
-      const auto wanted = event::operations_from_name(name);
-      if (!wanted) {
+      const auto named = event::operations_from_name(name);
+      if (!named) {
         return util::fail(EX_USAGE, fmt::format("--op '{}': known operations are {}", name, event::operation_list()));
       }
-      filter.operations |= *wanted;
+      filter.operations |= *named;
+      filter.required |= name == "all" ? 0 : *named;
     }
   }
   for (const std::string& comm : text.comms) {
@@ -163,7 +168,7 @@ util::Result<sensor::Filter> make_filter(const TraceText& text) {
   filter.only_failed = text.failed;
   filter.only_write = text.write;
   filter.every_access = text.every;
-  if (text.every && (filter.operations & ~event::kDefaultOperations) == 0) {
+  if (text.every && (filter.operations & event::kAccesses) == 0) {
     return util::fail(EX_USAGE, "--every goes with --op read or write");
   }
   return filter;
@@ -178,7 +183,7 @@ Registered add_trace(CLI::App& root) {
       ->type_name("GLOB")
       ->allow_extra_args(false);
   app->add_option("--not-path", text->not_paths, "Not these paths (repeatable)")->type_name("GLOB")->allow_extra_args(false);
-  app->add_option("--op", text->operations, "Only these operations: " + event::operation_list() + "; without it all but read, write and close")
+  app->add_option("--op", text->operations, "Only these operations: " + event::operation_list() + "; without it what opens, executes or changes")
       ->type_name("OP")
       ->delimiter(',')
       ->allow_extra_args(false);
@@ -190,6 +195,9 @@ Registered add_trace(CLI::App& root) {
   app->add_flag("--failed", text->failed, "Only what failed");
   app->add_flag("--write", text->write, "Only what changes something; of opens those for writing (O_WRONLY, O_RDWR, O_TRUNC)");
   app->add_flag("--every", text->every, "An event for each read and write, instead of the first ones and the sums at close");
+  app->add_option("--aggregate", text->aggregate,
+                  "Write what one program does to one object with one result as one event with a count, once in this time: 5s, 500ms")
+      ->type_name("TIME");
   app->add_option("--duration", text->duration, "Stop after this time: 5s, 500ms, 2m")->type_name("TIME");
   app->add_option("--count", text->count, "Stop after so many events")->type_name("N");
   add_common(*app, text->common);
@@ -211,8 +219,16 @@ Registered add_trace(CLI::App& root) {
             }
             options.sensor.filter = std::move(*filter);
             options.count = text->count;
+            if (!text->aggregate.empty()) {
+              auto period = parse_duration("--aggregate", text->aggregate);
+              if (!period) {
+                return util::pass_on(period.error());
+              }
+              options.aggregate = *period;
+              options.sensor.aggregates = kMaxAggregates;
+            }
             if (!text->duration.empty()) {
-              auto duration = parse_duration(text->duration);
+              auto duration = parse_duration("--duration", text->duration);
               if (!duration) {
                 return util::pass_on(duration.error());
               }

@@ -9,12 +9,17 @@
 #include <unistd.h>
 
 #include <array>
+#include <climits>
 #include <iterator>
+#include <unordered_map>
 #include <variant>
 
 #include <fmt/format.h>
 
+#include "enrich/digests.h"
+#include "enrich/mounts.h"
 #include "enrich/processes.h"
+#include "enrich/users.h"
 #include "event/decode.h"
 #include "event/names.h"
 #include "output/sink.h"
@@ -28,6 +33,7 @@ namespace {
 using Formatter = std::variant<output::JsonFormatter, output::TextFormatter>;
 
 constexpr std::size_t kBatchRecords = 4096;
+
 // What this kernel refuses, doctor explains.
 util::Error with_hint(util::Error error) {
   if (error.exit_code == EX_UNAVAILABLE) {
@@ -39,17 +45,35 @@ util::Error with_hint(util::Error error) {
 // While there is work the reader comes back after this long instead of being woken for each record.
 constexpr int kBusyPauseMs = 4;
 
+std::uint64_t nanoseconds(std::chrono::milliseconds span) { return static_cast<std::uint64_t>(span.count()) * 1'000'000u; }
+
+// Rounded up, so that who waits for it does not come too early; 0 when it is over.
+int milliseconds_until(std::uint64_t due_ns) {
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  return now >= due_ns ? 0 : static_cast<int>(std::min<std::uint64_t>((due_ns - now + 999'999u) / 1'000'000u, INT_MAX));
+}
+
 class Pipeline {
  public:
   Pipeline(Options options, output::Sink sink, Formatter formatter)
-      : options_(std::move(options)), sink_(std::move(sink)), formatter_(std::move(formatter)), processes_([this] { sensor_->describe_again(); }) {}
+      : options_(std::move(options)), sink_(std::move(sink)), formatter_(std::move(formatter)), processes_([this] { sensor_->describe_again(); }) {
+    if (options_.hash) {
+      processes_.digest_with(&digests_.emplace());
+    }
+  }
 
   util::Result<void> run();
 
  private:
   void on_record(std::span<const std::byte> data);
   void on_operation(std::span<const std::byte> data);
-  void note_gap(std::uint32_t cpu, std::uint64_t next_seq, std::uint64_t time_ns);
+  void tell_as_host(event::Operation& operation);
+  void enrich(event::Operation& operation);
+  void note_gap(std::uint32_t lane, std::uint32_t cpu, std::uint64_t next_seq, std::uint64_t time_ns);
+  void write(event::Operation& operation);
+  void keep_back(std::span<const std::byte> data);
+  util::Result<void> write_aggregates();
+  util::Result<void> consume_all();
   util::Result<void> flush();
   util::Result<void> loop();
   util::Result<void> finish();
@@ -61,9 +85,19 @@ class Pipeline {
   output::Sink sink_;
   Formatter formatter_;
   std::optional<sensor::Sensor> sensor_;
+  std::optional<enrich::Digests> digests_;
   enrich::Processes processes_;
+  enrich::Users users_;
+  enrich::Mounts mounts_;
   event::Operation operation_;
-  std::vector<std::uint64_t> next_seq_;  // per CPU
+  std::array<std::vector<std::uint64_t>, VG_LANE_COUNT> next_seq_;  // per CPU
+  // The first of those that are alike, until their number is known.
+  struct KeptBack {
+    std::vector<std::byte> record;
+    std::shared_ptr<const event::Process> process;
+  };
+  std::unordered_map<std::uint64_t, KeptBack> kept_back_;  // by vg_event.aggregate
+  std::uint64_t aggregates_due_ns_ = 0;                    // when the counts are read next
   std::array<std::uint64_t, VG_OP_COUNT> filtered_here_{};
   std::uint64_t written_ = 0;    // events put into the sink
   std::uint64_t received_ = 0;   // events out of the ring
@@ -78,13 +112,38 @@ void Pipeline::write_lost(const event::Lost& lost) {
   std::visit([&](auto& formatter) { formatter.append(lost, sink_.buffer()); }, formatter_);
 }
 
-void Pipeline::note_gap(std::uint32_t cpu, std::uint64_t next_seq, std::uint64_t time_ns) {
-  if (cpu >= next_seq_.size()) {
-    next_seq_.resize(cpu + 1, 0);
+void Pipeline::note_gap(std::uint32_t lane, std::uint32_t cpu, std::uint64_t next_seq, std::uint64_t time_ns) {
+  auto& next = next_seq_[lane < VG_LANE_COUNT ? lane : 0];
+  if (cpu >= next.size()) {
+    next.resize(cpu + 1, 0);
   }
-  if (next_seq > next_seq_[cpu]) {
-    write_lost({cpu, next_seq_[cpu], next_seq - next_seq_[cpu], time_ns});
-    next_seq_[cpu] = next_seq;
+  if (next_seq > next[cpu]) {
+    write_lost({cpu, lane, next[cpu], next_seq - next[cpu], time_ns});
+    next[cpu] = next_seq;
+  }
+}
+
+void Pipeline::enrich(event::Operation& operation) {
+  constexpr std::uint32_t kNowhere = VG_PATH_DETACHED | VG_PATH_ANONYMOUS | VG_PATH_DISCONNECTED | VG_PATH_TRUNCATED | VG_PATH_DELETED;
+  operation.user = users_.name(operation.raw.uid);
+  if (operation.fs_path && operation.path && (operation.raw.path_flags & (VG_PATH_OBJECT | kNowhere)) == VG_PATH_OBJECT) {
+    tell_as_host(operation);
+  }
+}
+
+// From another mount namespace: `path` as the agent's own would have it, `path_in_ns` as the caller does.
+void Pipeline::tell_as_host(event::Operation& operation) {
+  auto host = mounts_.host_path(operation.raw.dev, *operation.fs_path);
+  if (!operation.path_in_ns) {
+    operation.path_in_ns = operation.path;
+  }
+  if (!host) {
+    operation.raw.path_flags |= VG_PATH_NOT_ON_HOST;
+    return;
+  }
+  operation.path = std::move(host);
+  if (operation.path == operation.path_in_ns) {
+    operation.path_in_ns.reset();
   }
 }
 
@@ -95,15 +154,81 @@ void Pipeline::on_operation(std::span<const std::byte> data) {
   }
   const vg_event& e = operation_.raw;
   ++received_;
-  note_gap(e.head.cpu, e.seq, e.time_ns);
-  next_seq_[e.head.cpu] = e.seq + 1;
+  const std::uint32_t lane = e.lane < VG_LANE_COUNT ? e.lane : 0;
+  note_gap(lane, e.head.cpu, e.seq, e.time_ns);
+  next_seq_[lane][e.head.cpu] = e.seq + 1;
   operation_.process = processes_.find(e);
   if (enough() || (options_.policy != nullptr && !policy::attribute(*options_.policy, *options_.compiled, operation_))) {
     ++filtered_here_[e.operation < VG_OP_COUNT ? e.operation : 0];
     return;
   }
-  std::visit([&](auto& formatter) { formatter.append(operation_, sink_.buffer()); }, formatter_);
+  if (e.aggregate != 0) {
+    keep_back(data);
+    return;
+  }
+  write(operation_);
+}
+
+void Pipeline::write(event::Operation& operation) {
+  enrich(operation);
+  std::visit([&](auto& formatter) { formatter.append(operation, sink_.buffer()); }, formatter_);
   ++written_;
+}
+
+void Pipeline::keep_back(std::span<const std::byte> data) {
+  kept_back_.insert_or_assign(operation_.raw.aggregate, KeptBack{{data.begin(), data.end()}, operation_.process});
+}
+
+util::Result<void> Pipeline::consume_all() {
+  for (;;) {
+    const auto consumed = sensor_->consume(kBatchRecords);
+    if (!consumed) {
+      return util::pass_on(consumed.error());
+    }
+    if (auto done = flush(); !done) {
+      return done;
+    }
+    if (*consumed == 0) {
+      return {};
+    }
+  }
+}
+
+// Reads the counts of the table that was filled until now and writes what was kept back for it.
+util::Result<void> Pipeline::write_aggregates() {
+  if (options_.aggregate.count() == 0) {
+    return {};
+  }
+  aggregates_due_ns_ = util::clock_ns(CLOCK_MONOTONIC) + nanoseconds(options_.aggregate);
+  sensor_->turn_aggregates();
+  if (auto done = consume_all(); !done) {
+    return done;
+  }
+  std::unordered_map<std::uint64_t, vg_aggregate> counts;
+  if (auto done = sensor_->take_aggregates([&](const vg_aggregate& entry) { counts.emplace(entry.id, entry); }); !done) {
+    return done;
+  }
+  event::Operation operation;
+  for (auto it = kept_back_.begin(); it != kept_back_.end();) {
+    const auto count = counts.find(it->first);
+    if (count == counts.end() && (it->first & 1) == sensor_->filled_table()) {
+      ++it;  // of the new table
+      continue;
+    }
+    if (event::decode_operation(it->second.record, operation)) {
+      operation.process = it->second.process;
+      auto& alike = operation.alike.emplace();
+      alike.first_ns = operation.raw.time_ns;
+      alike.last_ns = operation.raw.time_ns;
+      if (count != counts.end()) {
+        alike.count = count->second.count;
+        alike.last_ns = std::max(alike.last_ns, count->second.last_ns);
+      }
+      write(operation);
+    }
+    it = kept_back_.erase(it);
+  }
+  return flush();
 }
 
 void Pipeline::on_record(std::span<const std::byte> data) {
@@ -149,25 +274,36 @@ util::Result<void> Pipeline::flush() {
 }
 
 util::Result<void> Pipeline::loop() {
-  const std::uint64_t deadline = options_.duration ? util::clock_ns(CLOCK_MONOTONIC) + static_cast<std::uint64_t>(options_.duration->count()) * 1'000'000u : 0;
+  const std::uint64_t deadline = options_.duration ? util::clock_ns(CLOCK_MONOTONIC) + nanoseconds(*options_.duration) : 0;
   while (!enough()) {
     auto consumed = sensor_->consume(kBatchRecords);
     if (!consumed) {
       return util::pass_on(consumed.error());
     }
+    processes_.end_round();
     if (auto done = flush(); !done) {
       return done;
     }
     int timeout = -1;
+    if (options_.aggregate.count() != 0) {
+      timeout = milliseconds_until(aggregates_due_ns_);
+      if (timeout == 0 || sensor_->aggregates_were_full()) {
+        if (auto done = write_aggregates(); !done) {
+          return done;
+        }
+        continue;
+      }
+    }
     if (deadline != 0) {
-      const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
-      if (now >= deadline) {
+      const int left = milliseconds_until(deadline);
+      if (left == 0) {
         return {};
       }
-      timeout = static_cast<int>((deadline - now + 999'999u) / 1'000'000u);
+      timeout = timeout < 0 ? left : std::min(timeout, left);
     }
-    std::array<pollfd, 3> fds{{{signals_.get(), POLLIN, 0}, {sink_.fd(), 0, 0}, {sensor_->wait_fd(), POLLIN, 0}}};
-    nfds_t watched = 2;  // signals; the sink for the end of its reader
+    const int mounts = options_.enforcer ? options_.enforcer->mounts_fd() : -1;
+    std::array<pollfd, 4> fds{{{signals_.get(), POLLIN, 0}, {sink_.fd(), 0, 0}, {mounts, POLLPRI, 0}, {sensor_->wait_fd(), POLLIN, 0}}};
+    nfds_t watched = 3;  // signals; the sink for the end of its reader; mounts
     if (*consumed >= kBatchRecords) {
       timeout = 0;
     } else if (*consumed > 0) {
@@ -182,7 +318,7 @@ util::Result<void> Pipeline::loop() {
       if (*consumed > 0) {
         timeout = 0;
       } else {
-        watched = 3;
+        watched = 4;
       }
     }
     if (poll(fds.data(), watched, timeout) < 0 && errno != EINTR) {
@@ -193,6 +329,9 @@ util::Result<void> Pipeline::loop() {
       (void)!read(signals_.get(), &info, sizeof info);
       interrupted_ = true;
       return {};
+    }
+    if ((fds[2].revents & POLLPRI) != 0) {
+      options_.enforcer->mounts_changed();
     }
     if ((fds[1].revents & POLLERR) != 0) {
       return util::fail_errno(EX_IOERR, fmt::format("cannot write to {}", sink_.name()), EPIPE);
@@ -206,17 +345,9 @@ util::Result<void> Pipeline::finish() {
   // Programs that were running when their link went away may still add records; they are done within moments.
   sensor::Counters counters;
   for (int round = 0; round < 100; ++round) {
-    std::size_t consumed = 0;
-    do {
-      auto more = sensor_->consume(kBatchRecords);
-      if (!more) {
-        return util::pass_on(more.error());
-      }
-      consumed = *more;
-      if (auto done = flush(); !done) {
-        return done;
-      }
-    } while (consumed > 0);
+    if (auto done = consume_all(); !done) {
+      return done;
+    }
     counters = sensor_->counters();
     std::uint64_t emitted = 0;
     for (const auto& operation : counters.operations) {
@@ -229,8 +360,16 @@ util::Result<void> Pipeline::finish() {
   }
   // A gap at the very end has no later event to show it.
   const std::uint64_t now = util::clock_ns(CLOCK_BOOTTIME);
-  for (std::size_t cpu = 0; cpu < counters.sequences.size(); ++cpu) {
-    note_gap(static_cast<std::uint32_t>(cpu), counters.sequences[cpu], now);
+  for (std::uint32_t lane = 0; lane < VG_LANE_COUNT; ++lane) {
+    for (std::size_t cpu = 0; cpu < counters.sequences[lane].size(); ++cpu) {
+      note_gap(lane, static_cast<std::uint32_t>(cpu), counters.sequences[lane][cpu], now);
+    }
+  }
+  // Twice: what was begun in the new table while the old one was read.
+  for (int table = 0; table < 2; ++table) {
+    if (auto done = write_aggregates(); !done) {
+      return done;
+    }
   }
   return flush();
 }
@@ -261,22 +400,40 @@ void Pipeline::summary() {
   if (dropped > 0) {
     fmt::print(stderr, "  not written to {}: {} (counted as lost)\n", sink_.name(), dropped);
   }
-  constexpr std::array<std::pair<unsigned, std::string_view>, 7> kTold{
+  constexpr std::array<std::pair<unsigned, std::string_view>, 8> kTold{
       {{VG_CAUSE_NO_STORAGE, "arguments taken late for want of memory"},
        {VG_CAUSE_PATH_TRUNCATED, "paths cut at 4096 bytes"},
        {VG_CAUSE_CONTEXT_LOST, "process descriptions lost"},
        {VG_CAUSE_NO_COMPLETE, "calls whose end was not seen"},
        {VG_CAUSE_URING_FULL, "io_uring requests not followed to their end"},
        {VG_CAUSE_SESSIONS_FULL, "open files not followed: the table is full, each of their reads and writes was an event"},
+       {VG_CAUSE_AGGREGATES_FULL, "events written by themselves: the table of those that are counted was full"},
        {VG_CAUSE_NAME_FAULT, "names that could not be read"}}};
   for (const auto& [cause, text] : kTold) {
     if (counters.causes[cause] > 0) {
       fmt::print(stderr, "  {}: {}\n", text, counters.causes[cause]);
     }
   }
+  if (options_.enforcer) {
+    const enforce::Counts counts = options_.enforcer->counts();
+    for (std::size_t i = 0; i < counts.rules.size(); ++i) {
+      if (counts.rules[i].stopped > 0) {
+        fmt::print(stderr, "  rule '{}': stopped {}{}\n", options_.policy->rules[i].name, counts.rules[i].stopped,
+                   counts.rules[i].kill_failed > 0 ? fmt::format(", of which {} could not be sent the signal", counts.rules[i].kill_failed) : "");
+      }
+    }
+    fmt::print(stderr, "  decisions: {}, of which {} about what no rule names; unreadable {}, refused for want of memory {}, marks without room {}\n",
+               counts.total.asked, counts.total.known, counts.total.unreadable, counts.total.no_memory, counts.total.labels_full);
+  }
   if (counters.probe_misses + counters.program_misses > 0) {
     fmt::print(stderr, "  probes missed: {}, programs skipped by the kernel: {}\n", counters.probe_misses, counters.program_misses);
   }
+  const sensor::Limits limits = sensor_->limits();
+  fmt::print(stderr,
+             "  limits: {} KiB of rings, {} KiB of kernel tables when full ({} open files, {} io_uring requests{}), {} B a thread, {} B a process; {} "
+             "processes known\n",
+             limits.ring_bytes >> 10, (limits.table_bytes + 1023) >> 10, limits.open_files, limits.requests,
+             limits.kinds > 0 ? fmt::format(", {} counted kinds", limits.kinds) : "", limits.thread_bytes, limits.process_bytes, enrich::kMaxProcesses);
   if (malformed_ > 0) {
     fmt::print(stderr, "  malformed records: {}\n", malformed_);
   }
@@ -284,6 +441,7 @@ void Pipeline::summary() {
 
 util::Result<void> Pipeline::run() {
   started_ns_ = util::clock_ns(CLOCK_MONOTONIC);
+  aggregates_due_ns_ = started_ns_ + nanoseconds(options_.aggregate);
   sigset_t mask;
   sigemptyset(&mask);
   sigaddset(&mask, SIGINT);
@@ -296,6 +454,13 @@ util::Result<void> Pipeline::run() {
   }
   signal(SIGPIPE, SIG_IGN);
 
+  // First, so that it is asked last: the kernel calls the newest program of a hook first, and none after one that refused. What is refused
+  // has been seen then.
+  if (options_.enforcer) {
+    if (auto attached = options_.enforcer->attach(); !attached) {
+      return util::pass_on(with_hint(attached.error()));
+    }
+  }
   auto sensor = sensor::Sensor::open(options_.sensor, [this](std::span<const std::byte> data) { on_record(data); });
   if (!sensor) {
     return util::pass_on(with_hint(sensor.error()));
@@ -306,6 +471,15 @@ util::Result<void> Pipeline::run() {
   malloc_trim(0);
   if (auto attached = sensor_->attach(); !attached) {
     return util::pass_on(with_hint(attached.error()));
+  }
+  for (const sensor::Unserved& missing : sensor_->unserved(options_.sensor.filter.operations)) {
+    fmt::print(stderr, "note: {} '{}': this kernel has no {}\n", missing.unseen ? "cannot see" : "sees only the caller's name, not the object, of",
+               event::operation_name(missing.operation), missing.function);
+  }
+  if (options_.enforcer) {
+    for (const std::string& note : options_.enforcer->notes()) {
+      fmt::print(stderr, "note: {}\n", note);
+    }
   }
   utsname kernel{};
   uname(&kernel);

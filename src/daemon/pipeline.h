@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "enforce/enforcer.h"
 #include "output/format.h"
 #include "policy/policy.h"
 #include "sensor/sensor.h"
@@ -20,10 +21,13 @@ struct Options {
   output::ClockKind clock = output::ClockKind::kRealtime;
   std::string output = "-";
   std::optional<std::chrono::milliseconds> duration;
-  std::uint64_t count = 0;  // stop after so many events; 0: never
+  std::chrono::milliseconds aggregate{0};  // write events that are alike as one, after this time; 0: each by itself
+  bool hash = false;                       // SHA-256 of executables
+  std::uint64_t count = 0;                 // stop after so many events; 0: never
   // With a policy, only events that one of its rules asks for are written, and name the rule.
   const policy::Policy* policy = nullptr;
   const policy::Compiled* compiled = nullptr;
+  std::optional<enforce::Enforcer> enforcer;  // carries it out, from the ready line to the summary
 };
 
 // Runs until SIGINT, SIGTERM, the duration or the count; prints the ready line and the summary on standard error.

@@ -27,7 +27,7 @@ void walk_to_path(std::string_view walk, bool rooted, std::string& out);
 // Joins a name to an absolute directory by text alone: "." and empty components drop out, ".." takes one away.
 void resolve_by_text(std::string_view directory, std::string_view name, std::string& out);
 
-// Docker, podman, containerd, CRI-O, systemd-nspawn and LXC name their cgroups so that the container's id can be read off.
-std::string container_of(std::string_view cgroup);
+// Docker, podman, containerd, CRI-O, systemd-nspawn and LXC name their cgroups so that the container's id or name can be read off.
+Container container_of(std::string_view cgroup);
 
 }  // namespace vfsguard::event

@@ -45,14 +45,20 @@ TEST(ResolveByText, AChrootIsNotLeftByAnAbsoluteName) {
 
 TEST(Container, IsReadOffTheCgroup) {
   const std::string id(64, 'a');
-  EXPECT_EQ(container_of("/system.slice/docker-" + id + ".scope"), id);
-  EXPECT_EQ(container_of("/docker/" + id), id);
-  EXPECT_EQ(container_of("/machine.slice/libpod-" + id + ".scope/container"), id);
-  EXPECT_EQ(container_of("/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope"), id);
-  EXPECT_EQ(container_of("/kubepods.slice/crio-" + id + ".scope"), id);
-  EXPECT_EQ(container_of("/lxc.payload.web/init.scope"), "web");
-  EXPECT_EQ(container_of("/user.slice/user-0.slice"), "");
-  EXPECT_EQ(container_of("/"), "");
+  EXPECT_EQ(container_of("/system.slice/docker-" + id + ".scope").id, id);
+  EXPECT_EQ(container_of("/docker/" + id).id, id);
+  EXPECT_EQ(container_of("/machine.slice/libpod-" + id + ".scope/container").id, id);
+  EXPECT_EQ(container_of("/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope").id, id);
+  EXPECT_EQ(container_of("/kubepods.slice/crio-" + id + ".scope").id, id);
+  EXPECT_EQ(container_of("/lxc.payload.web/init.scope").name, "web");
+  EXPECT_EQ(container_of("/lxc/web").runtime, "lxc");
+  EXPECT_EQ(container_of("/machine.slice/machine-db\\x2d1.scope").name, "db-1");
+  EXPECT_EQ(container_of("/machine.slice/machine-db.scope/payload").runtime, "systemd-nspawn");
+  EXPECT_EQ(container_of("/docker/" + id).runtime, "docker");
+  EXPECT_EQ(container_of("/kubepods.slice/crio-" + id + ".scope").runtime, "cri-o");
+  EXPECT_EQ(container_of("/machine.slice/libpod-" + id + ".scope/container").runtime, "podman");
+  EXPECT_EQ(container_of("/user.slice/user-0.slice").id, "");
+  EXPECT_EQ(container_of("/").id, "");
 }
 
 std::vector<std::byte> event_record(std::string_view walk, std::string_view raw, std::uint32_t flags) {

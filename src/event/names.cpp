@@ -5,8 +5,17 @@
 #include <cstring>
 
 #include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/fs.h>
+#include <linux/fscrypt.h>
+#include <linux/fsverity.h>
 #include <linux/openat2.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <fmt/format.h>
@@ -18,8 +27,9 @@ namespace vfsguard::event {
 namespace {
 
 constexpr std::array<std::string_view, VG_OP_COUNT> kOperations{
-    "",      "open",  "exec",   "create",   "rename",      "unlink", "rmdir",  "mkdir",      "mknod",  "link", "symlink", "truncate",
-    "chmod", "chown", "utimes", "setxattr", "removexattr", "mount",  "umount", "pivot_root", "chroot", "read", "write",   "close"};
+    "",      "open",  "exec",    "create",   "rename",      "unlink", "rmdir",  "mkdir",      "mknod",  "link", "symlink", "truncate",
+    "chmod", "chown", "utimes",  "setxattr", "removexattr", "mount",  "umount", "pivot_root", "chroot", "read", "write",   "close",
+    "mmap",  "ioctl", "connect", "bind",     "ptrace",      "bpf",    "kill",   "setuid",     "fork",   "exit"};
 
 struct Call {
   std::string_view name;
@@ -103,6 +113,47 @@ constexpr std::array<Call, VG_CALL_COUNT> kCalls{{
     {"close_range", VG_OP_CLOSE},
     {"dup2", VG_OP_CLOSE},
     {"dup3", VG_OP_CLOSE},
+    {"mmap", VG_OP_MMAP},
+    {"mmap2", VG_OP_MMAP},
+    {"old_mmap", VG_OP_MMAP},
+    {"mprotect", VG_OP_MMAP},
+    {"pkey_mprotect", VG_OP_MMAP},
+    {"ioctl", VG_OP_IOCTL},
+    {"connect", VG_OP_CONNECT},
+    {"bind", VG_OP_BIND},
+    {"socketcall", VG_OP_CONNECT},
+    {"ptrace", VG_OP_PTRACE},
+    {"bpf", VG_OP_BPF},
+    {"kill", VG_OP_KILL},
+    {"tkill", VG_OP_KILL},
+    {"tgkill", VG_OP_KILL},
+    {"rt_sigqueueinfo", VG_OP_KILL},
+    {"rt_tgsigqueueinfo", VG_OP_KILL},
+    {"pidfd_send_signal", VG_OP_KILL},
+    {"setuid", VG_OP_SETUID},
+    {"setgid", VG_OP_SETUID},
+    {"setreuid", VG_OP_SETUID},
+    {"setregid", VG_OP_SETUID},
+    {"setresuid", VG_OP_SETUID},
+    {"setresgid", VG_OP_SETUID},
+    {"setfsuid", VG_OP_SETUID},
+    {"setfsgid", VG_OP_SETUID},
+    {"setgroups", VG_OP_SETUID},
+    {"capset", VG_OP_SETUID},
+    {"setuid16", VG_OP_SETUID},
+    {"setgid16", VG_OP_SETUID},
+    {"setreuid16", VG_OP_SETUID},
+    {"setregid16", VG_OP_SETUID},
+    {"setresuid16", VG_OP_SETUID},
+    {"setresgid16", VG_OP_SETUID},
+    {"setfsuid16", VG_OP_SETUID},
+    {"setfsgid16", VG_OP_SETUID},
+    {"setgroups16", VG_OP_SETUID},
+    {"clone", VG_OP_FORK},
+    {"clone3", VG_OP_FORK},
+    {"fork", VG_OP_FORK},
+    {"vfork", VG_OP_FORK},
+    {"exit", VG_OP_EXIT},
 }};
 constexpr std::array<std::string_view, 4> kVia{"syscall", "compat32", "io_uring", "x32"};
 constexpr std::array<std::string_view, 4> kHooks{"", "tracepoint", "kprobe", "lsm"};
@@ -138,14 +189,128 @@ constexpr FlagName kResolveFlags[] = {{RESOLVE_NO_XDEV, "RESOLVE_NO_XDEV"},     
                                       {RESOLVE_NO_SYMLINKS, "RESOLVE_NO_SYMLINKS"}, {RESOLVE_BENEATH, "RESOLVE_BENEATH"},
                                       {RESOLVE_IN_ROOT, "RESOLVE_IN_ROOT"},         {RESOLVE_CACHED, "RESOLVE_CACHED"}};
 
+constexpr FlagName kProtections[] = {{PROT_READ, "PROT_READ"}, {PROT_WRITE, "PROT_WRITE"}, {PROT_EXEC, "PROT_EXEC"}};
+constexpr FlagName kMapFlags[] = {{MAP_SHARED_VALIDATE, "MAP_SHARED_VALIDATE"},
+                                  {MAP_SHARED, "MAP_SHARED"},
+                                  {MAP_PRIVATE, "MAP_PRIVATE"},
+                                  {MAP_FIXED, "MAP_FIXED"},
+                                  {MAP_32BIT, "MAP_32BIT"},
+                                  {MAP_GROWSDOWN, "MAP_GROWSDOWN"},
+                                  {MAP_DENYWRITE, "MAP_DENYWRITE"},
+                                  {MAP_EXECUTABLE, "MAP_EXECUTABLE"},
+                                  {MAP_LOCKED, "MAP_LOCKED"},
+                                  {MAP_NORESERVE, "MAP_NORESERVE"},
+                                  {MAP_POPULATE, "MAP_POPULATE"},
+                                  {MAP_NONBLOCK, "MAP_NONBLOCK"},
+                                  {MAP_STACK, "MAP_STACK"},
+                                  {MAP_HUGETLB, "MAP_HUGETLB"},
+                                  {MAP_SYNC, "MAP_SYNC"},
+                                  {MAP_FIXED_NOREPLACE, "MAP_FIXED_NOREPLACE"}};
+constexpr FlagName kCloneFlags[] = {{CLONE_VM, "CLONE_VM"},
+                                    {CLONE_FS, "CLONE_FS"},
+                                    {CLONE_FILES, "CLONE_FILES"},
+                                    {CLONE_SIGHAND, "CLONE_SIGHAND"},
+                                    {CLONE_PIDFD, "CLONE_PIDFD"},
+                                    {CLONE_PTRACE, "CLONE_PTRACE"},
+                                    {CLONE_VFORK, "CLONE_VFORK"},
+                                    {CLONE_PARENT, "CLONE_PARENT"},
+                                    {CLONE_NEWNS, "CLONE_NEWNS"},
+                                    {CLONE_SYSVSEM, "CLONE_SYSVSEM"},
+                                    {CLONE_SETTLS, "CLONE_SETTLS"},
+                                    {CLONE_PARENT_SETTID, "CLONE_PARENT_SETTID"},
+                                    {CLONE_CHILD_CLEARTID, "CLONE_CHILD_CLEARTID"},
+                                    {CLONE_UNTRACED, "CLONE_UNTRACED"},
+                                    {CLONE_CHILD_SETTID, "CLONE_CHILD_SETTID"},
+                                    {CLONE_NEWCGROUP, "CLONE_NEWCGROUP"},
+                                    {CLONE_NEWUTS, "CLONE_NEWUTS"},
+                                    {CLONE_NEWIPC, "CLONE_NEWIPC"},
+                                    {CLONE_NEWUSER, "CLONE_NEWUSER"},
+                                    {CLONE_NEWPID, "CLONE_NEWPID"},
+                                    {CLONE_NEWNET, "CLONE_NEWNET"},
+                                    {CLONE_IO, "CLONE_IO"},
+                                    {0x100000000, "CLONE_CLEAR_SIGHAND"},
+                                    {0x200000000, "CLONE_INTO_CGROUP"}};
+constexpr FlagName kAttributes[] = {
+    {FS_SECRM_FL, "secure_deletion"}, {FS_UNRM_FL, "undelete"}, {FS_COMPR_FL, "compress"},          {FS_SYNC_FL, "sync"},
+    {FS_IMMUTABLE_FL, "immutable"},   {FS_APPEND_FL, "append"}, {FS_NODUMP_FL, "nodump"},           {FS_NOATIME_FL, "noatime"},
+    {FS_JOURNAL_DATA_FL, "journal"},  {FS_NOTAIL_FL, "notail"}, {FS_DIRSYNC_FL, "dirsync"},         {FS_TOPDIR_FL, "topdir"},
+    {FS_EXTENT_FL, "extents"},        {FS_NOCOW_FL, "nocow"},   {FS_PROJINHERIT_FL, "projinherit"}, {FS_CASEFOLD_FL, "casefold"}};
+constexpr FlagName kXattributes[] = {{FS_XFLAG_REALTIME, "realtime"},
+                                     {FS_XFLAG_PREALLOC, "prealloc"},
+                                     {FS_XFLAG_IMMUTABLE, "immutable"},
+                                     {FS_XFLAG_APPEND, "append"},
+                                     {FS_XFLAG_SYNC, "sync"},
+                                     {FS_XFLAG_NOATIME, "noatime"},
+                                     {FS_XFLAG_NODUMP, "nodump"},
+                                     {FS_XFLAG_PROJINHERIT, "projinherit"},
+                                     {FS_XFLAG_DAX, "dax"}};
+
+struct Numbered {
+  std::uint64_t number;
+  std::string_view name;
+};
+constexpr Numbered kIoctls[] = {{FS_IOC_SETFLAGS, "FS_IOC_SETFLAGS"},
+                                {FS_IOC32_SETFLAGS, "FS_IOC32_SETFLAGS"},
+                                {FS_IOC_FSSETXATTR, "FS_IOC_FSSETXATTR"},
+                                {FS_IOC_SETVERSION, "FS_IOC_SETVERSION"},
+                                {FS_IOC_SETFSLABEL, "FS_IOC_SETFSLABEL"},
+                                {FICLONE, "FICLONE"},
+                                {FICLONERANGE, "FICLONERANGE"},
+                                {FIDEDUPERANGE, "FIDEDUPERANGE"},
+                                {FIFREEZE, "FIFREEZE"},
+                                {FITHAW, "FITHAW"},
+                                {FITRIM, "FITRIM"},
+                                {FS_IOC_ENABLE_VERITY, "FS_IOC_ENABLE_VERITY"},
+                                {FS_IOC_SET_ENCRYPTION_POLICY, "FS_IOC_SET_ENCRYPTION_POLICY"},
+                                {0x4030582a, "FS_IOC_RESVSP64"},  // include/linux/falloc.h, not for user space
+                                {0x4030582b, "FS_IOC_UNRESVSP64"},
+                                {0x40305839, "FS_IOC_ZERO_RANGE"},
+                                {TIOCSTI, "TIOCSTI"}};
+constexpr Numbered kPtraceRequests[] = {{PTRACE_TRACEME, "PTRACE_TRACEME"},  {PTRACE_POKETEXT, "PTRACE_POKETEXT"},   {PTRACE_POKEDATA, "PTRACE_POKEDATA"},
+                                        {PTRACE_POKEUSER, "PTRACE_POKEUSR"}, {PTRACE_SETREGS, "PTRACE_SETREGS"},     {PTRACE_SETFPREGS, "PTRACE_SETFPREGS"},
+                                        {PTRACE_ATTACH, "PTRACE_ATTACH"},    {PTRACE_SETREGSET, "PTRACE_SETREGSET"}, {PTRACE_SEIZE, "PTRACE_SEIZE"}};
+// include/uapi/linux/bpf.h, by number.
+constexpr std::string_view kBpfCommands[] = {"BPF_MAP_CREATE",        "BPF_MAP_LOOKUP_ELEM",
+                                             "BPF_MAP_UPDATE_ELEM",   "BPF_MAP_DELETE_ELEM",
+                                             "BPF_MAP_GET_NEXT_KEY",  "BPF_PROG_LOAD",
+                                             "BPF_OBJ_PIN",           "BPF_OBJ_GET",
+                                             "BPF_PROG_ATTACH",       "BPF_PROG_DETACH",
+                                             "BPF_PROG_TEST_RUN",     "BPF_PROG_GET_NEXT_ID",
+                                             "BPF_MAP_GET_NEXT_ID",   "BPF_PROG_GET_FD_BY_ID",
+                                             "BPF_MAP_GET_FD_BY_ID",  "BPF_OBJ_GET_INFO_BY_FD",
+                                             "BPF_PROG_QUERY",        "BPF_RAW_TRACEPOINT_OPEN",
+                                             "BPF_BTF_LOAD",          "BPF_BTF_GET_FD_BY_ID",
+                                             "BPF_TASK_FD_QUERY",     "BPF_MAP_LOOKUP_AND_DELETE_ELEM",
+                                             "BPF_MAP_FREEZE",        "BPF_BTF_GET_NEXT_ID",
+                                             "BPF_MAP_LOOKUP_BATCH",  "BPF_MAP_LOOKUP_AND_DELETE_BATCH",
+                                             "BPF_MAP_UPDATE_BATCH",  "BPF_MAP_DELETE_BATCH",
+                                             "BPF_LINK_CREATE",       "BPF_LINK_UPDATE",
+                                             "BPF_LINK_GET_FD_BY_ID", "BPF_LINK_GET_NEXT_ID",
+                                             "BPF_ENABLE_STATS",      "BPF_ITER_CREATE",
+                                             "BPF_LINK_DETACH",       "BPF_PROG_BIND_MAP",
+                                             "BPF_TOKEN_CREATE",      "BPF_PROG_STREAM_READ_BY_FD"};
+constexpr Numbered kFamilies[] = {{AF_UNSPEC, "AF_UNSPEC"}, {AF_UNIX, "AF_UNIX"},       {AF_INET, "AF_INET"},
+                                  {AF_INET6, "AF_INET6"},   {AF_NETLINK, "AF_NETLINK"}, {AF_PACKET, "AF_PACKET"},
+                                  {AF_ALG, "AF_ALG"},       {AF_VSOCK, "AF_VSOCK"},     {AF_BLUETOOTH, "AF_BLUETOOTH"}};
+constexpr Numbered kSocketTypes[] = {{SOCK_STREAM, "stream"}, {SOCK_DGRAM, "dgram"}, {SOCK_RAW, "raw"}, {SOCK_SEQPACKET, "seqpacket"}, {SOCK_PACKET, "packet"}};
+constexpr Numbered kProtocols[] = {{1, "icmp"}, {6, "tcp"}, {17, "udp"}, {58, "icmpv6"}, {132, "sctp"}, {136, "udplite"}, {262, "mptcp"}};
+
+template <std::size_t N>
+std::string name_of(const Numbered (&names)[N], std::uint64_t number) {
+  for (const Numbered& one : names) {
+    if (one.number == number) {
+      return std::string(one.name);
+    }
+  }
+  return number > 0xffff ? fmt::format("0x{:x}", number) : std::to_string(number);
+}
+
 // include/linux/errno.h: never seen by the caller, but by whoever looks at the exit of the call.
 constexpr struct {
   int code;
   std::string_view name;
 } kKernelErrors[] = {{512, "ERESTARTSYS"}, {513, "ERESTARTNOINTR"}, {514, "ERESTARTNOHAND"}, {516, "ERESTART_RESTARTBLOCK"}, {517, "EPROBE_DEFER"},
                      {518, "EOPENSTALE"},  {521, "EBADHANDLE"},     {524, "ENOTSUPP"},       {530, "ERECALLCONFLICT"}};
-
-constexpr std::uint64_t bit(unsigned operation) { return std::uint64_t{1} << operation; }
 
 template <std::size_t N>
 std::string_view at(const std::array<std::string_view, N>& names, unsigned index) {
@@ -177,35 +342,68 @@ void append_named(std::uint64_t flags, const FlagName* names, std::size_t count,
 std::string_view operation_name(unsigned operation) { return at(kOperations, operation); }
 std::string_view call_name(unsigned call) { return call < kCalls.size() ? kCalls[call].name : std::string_view{}; }
 unsigned call_operation(unsigned call) { return call < kCalls.size() ? kCalls[call].operation : 0; }
+std::string_view second_name(unsigned call) {
+  switch (call_operation(call)) {
+    case VG_OP_SYMLINK: return "target";
+    case VG_OP_SETXATTR:
+    case VG_OP_REMOVEXATTR: return "xattr";
+    case VG_OP_MOUNT: return call == VG_CALL_MOUNT ? "source" : "dst_path_raw";
+    case VG_OP_CONNECT:
+    case VG_OP_BIND: return "address";
+    default: return "dst_path_raw";
+  }
+}
 std::string_view via_name(unsigned via) { return at(kVia, via); }
+std::string_view mechanism_name(unsigned mechanism) {
+  switch (mechanism) {
+    case VG_MECHANISM_LSM: return "lsm";
+    case VG_MECHANISM_OVERRIDE: return "override";
+    case VG_MECHANISM_SIGNAL: return "signal";
+    case VG_MECHANISM_FANOTIFY: return "fanotify";
+    default: return "";
+  }
+}
+
 std::string_view hook_name(unsigned hook) { return at(kHooks, hook); }
 
-std::optional<std::uint64_t> operations_from_name(std::string_view name) {
-  if (name == "all") {
-    return ~std::uint64_t{0};
-  }
+std::optional<unsigned> operation_from_name(std::string_view name) {
   for (unsigned i = 1; i < kOperations.size(); ++i) {
     if (kOperations[i] == name) {
-      switch (i) {
-        case VG_OP_OPEN: return bit(VG_OP_OPEN) | bit(VG_OP_CREATE);
-        case VG_OP_READ:
-        case VG_OP_WRITE: return bit(i) | bit(VG_OP_CLOSE);
-        case VG_OP_CLOSE: return bit(VG_OP_READ) | bit(VG_OP_WRITE) | bit(VG_OP_CLOSE);
-        default: return bit(i);
-      }
+      return i;
     }
   }
   return std::nullopt;
 }
 
-std::string operation_list() {
+std::optional<std::uint64_t> operations_from_name(std::string_view name) {
+  if (name == "all") {
+    return ~std::uint64_t{0};
+  }
+  const auto operation = operation_from_name(name);
+  if (!operation) {
+    return std::nullopt;
+  }
+  switch (*operation) {
+    case VG_OP_OPEN: return operation_bit(VG_OP_OPEN) | operation_bit(VG_OP_CREATE);
+    case VG_OP_READ:
+    case VG_OP_WRITE: return operation_bit(*operation) | operation_bit(VG_OP_CLOSE) | operation_bit(VG_OP_MMAP);
+    case VG_OP_CLOSE: return kAccesses | operation_bit(VG_OP_MMAP);
+    default: return operation_bit(*operation);
+  }
+}
+
+std::string operation_names(std::uint64_t operations) {
   std::string list;
   for (unsigned i = 1; i < kOperations.size(); ++i) {
-    list += (i > 1 ? ", " : "");
-    list += kOperations[i];
+    if ((operations & operation_bit(i)) != 0) {
+      list += list.empty() ? "" : ", ";
+      list += kOperations[i];
+    }
   }
-  return list + ", all";
+  return list;
 }
+
+std::string operation_list() { return operation_names(~std::uint64_t{0}) + ", all"; }
 
 std::string_view file_type_name(std::uint32_t imode) {
   switch (imode & S_IFMT) {
@@ -261,11 +459,52 @@ void append_call_flags(unsigned call, std::uint64_t flags, std::string& out) {
     case VG_CALL_MOUNT: return named(kMountFlags);
     case VG_CALL_UMOUNT2: return named(kUmountFlags);
     case VG_CALL_MOVE_MOUNT: return named(kMoveMountFlags);
+    case VG_CALL_MMAP:
+    case VG_CALL_MMAP2:
+    case VG_CALL_OLD_MMAP: return named(kMapFlags);
+    case VG_CALL_CLONE: flags &= ~std::uint64_t{0xff}; [[fallthrough]];  // the signal that tells of the child's end
+    case VG_CALL_CLONE3:
+      if (flags != 0) {
+        return named(kCloneFlags);
+      }
+      out += '0';
+      return;
     default: return named(kAtFlags);
   }
 }
 
 void append_resolve_flags(std::uint64_t flags, std::string& out) { append_named(flags, kResolveFlags, std::size(kResolveFlags), out); }
+
+void append_protection(std::uint32_t protection, std::string& out) {
+  if (protection == PROT_NONE) {
+    out += "PROT_NONE";
+  } else {
+    append_named(protection, kProtections, std::size(kProtections), out);
+  }
+}
+
+bool append_attributes(std::uint32_t request, std::uint64_t value, std::string& out) {
+  switch (request) {
+    case FS_IOC_FSSETXATTR: append_named(value & ~std::uint64_t{FS_XFLAG_HASATTR}, kXattributes, std::size(kXattributes), out); return true;
+    case FS_IOC_SETFLAGS:
+    case FS_IOC32_SETFLAGS: append_named(value, kAttributes, std::size(kAttributes), out); return true;
+    default: return false;
+  }
+}
+
+std::string ioctl_name(std::uint32_t request) { return name_of(kIoctls, request); }
+std::string ptrace_name(std::uint64_t request) { return name_of(kPtraceRequests, request); }
+std::string bpf_name(std::uint64_t command) { return command < std::size(kBpfCommands) ? std::string(kBpfCommands[command]) : std::to_string(command); }
+std::string family_name(unsigned family) { return name_of(kFamilies, family); }
+std::string socket_type_name(unsigned type) { return name_of(kSocketTypes, type); }
+std::string protocol_name(unsigned protocol) { return name_of(kProtocols, protocol); }
+
+std::string signal_name(std::uint64_t signal) {
+  if (const char* name = signal < 65 ? sigabbrev_np(static_cast<int>(signal)) : nullptr) {
+    return fmt::format("SIG{}", name);
+  }
+  return signal >= 34 && signal <= 64 ? fmt::format("SIGRTMIN+{}", signal - 34) : std::to_string(signal);
+}
 
 std::string_view fmode_name(std::uint32_t fmode, std::uint64_t flags) {
   constexpr std::uint32_t kRead = 1;

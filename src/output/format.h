@@ -30,6 +30,7 @@ class JsonFormatter {
   struct Rendered {
     std::weak_ptr<const event::Process> owner;
     const event::Process* key = nullptr;
+    bool digested = false;
     std::string text;
   };
   const std::string& rendered(const std::shared_ptr<const event::Process>& process);

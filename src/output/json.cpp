@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string_view>
 
+#include <fmt/compile.h>
 #include <fmt/format.h>
 
 #include "event/names.h"
@@ -74,7 +75,7 @@ constexpr FlagText kPathFlags[] = {
     {VG_PATH_TRUNCATED, "truncated"},    {VG_PATH_DELETED, "deleted"},           {VG_PATH_OUTSIDE, "outside_root"},   {VG_PATH_DETACHED, "detached"},
     {VG_PATH_ANONYMOUS, "anonymous"},    {VG_PATH_DISCONNECTED, "disconnected"}, {VG_RAW_TRUNCATED, "raw_truncated"}, {VG_RAW_FAULT, "raw_fault"},
     {VG_RAW_CHANGED, "raw_changed"},     {VG_BASE_UNKNOWN, "base_unknown"},      {VG_NO_RESULT, "no_result"},         {VG_CWD_DELETED, "cwd_deleted"},
-    {VG_CWD_TRUNCATED, "cwd_truncated"},
+    {VG_CWD_TRUNCATED, "cwd_truncated"}, {VG_PATH_NOT_ON_HOST, "not_on_host"},
 };
 
 void path_flags(std::string_view key, std::uint32_t flags, bool has_path, std::string& out) {
@@ -105,13 +106,17 @@ void path_flags(std::string_view key, std::uint32_t flags, bool has_path, std::s
   }
 }
 
-void device(std::string_view key, std::uint64_t dev_major, std::uint64_t dev_minor, std::string& out) {
-  char digits[48];
-  char* end = std::to_chars(digits, digits + sizeof digits, dev_major).ptr;
-  *end++ = ':';
-  end = std::to_chars(end, digits + sizeof digits, dev_minor).ptr;
-  word(key, {digits, static_cast<std::size_t>(end - digits)}, out);
+// Two numbers as one word.
+void number_pair(std::string_view key, std::uint64_t first, char between, std::uint64_t second, std::string& out) {
+  fmt::basic_memory_buffer<char, 48> text;
+  fmt::format_to(std::back_inserter(text), FMT_COMPILE("{}{}{}"), first, between, second);
+  word(key, {text.data(), text.size()}, out);
 }
+
+void device(std::string_view key, std::uint64_t dev_major, std::uint64_t dev_minor, std::string& out) { number_pair(key, dev_major, ':', dev_minor, out); }
+
+// As the kernel keeps it (include/linux/kdev_t.h).
+void kernel_device(std::string_view key, std::uint32_t dev, std::string& out) { device(key, dev >> 20, dev & 0xfffff, out); }
 
 void mode(std::uint32_t value, std::string& out) { word("mode", fmt::format("{:04o}", value), out); }
 
@@ -145,6 +150,57 @@ void owner(std::string_view key, std::uint64_t value, std::string& out) {
     unsigned_number(key, static_cast<std::uint32_t>(value), out);
   }
 }
+
+void map(const vg_event& e, std::string& out) {
+  std::string protection;
+  event::append_protection(e.mode, protection);
+  word("protection", protection, out);
+  if (e.call != VG_CALL_MPROTECT && e.call != VG_CALL_PKEY_MPROTECT) {
+    unsigned_number("offset", e.value, out);
+  }
+  unsigned_number("length", e.value2, out);
+}
+
+void ioctl_request(const vg_event& e, std::string& out) {
+  const auto request = static_cast<std::uint32_t>(e.flags);
+  word("request", event::ioctl_name(request), out);
+  if (std::string text; event::append_attributes(request, e.value, text)) {
+    word("attributes", text, out);
+  }
+}
+
+// The ids that a call of the setuid family asks for, by what each of its arguments is.
+void credentials(const vg_event& e, std::string& out) {
+  switch (e.call) {
+    case VG_CALL_SETUID:
+    case VG_CALL_SETUID16: owner("new_uid", e.value, out); break;
+    case VG_CALL_SETGID:
+    case VG_CALL_SETGID16: owner("new_gid", e.value, out); break;
+    case VG_CALL_SETRESUID:
+    case VG_CALL_SETRESUID16: owner("new_suid", e.mode, out); [[fallthrough]];
+    case VG_CALL_SETREUID:
+    case VG_CALL_SETREUID16:
+      owner("new_uid", e.value, out);
+      owner("new_euid", e.value2, out);
+      break;
+    case VG_CALL_SETRESGID:
+    case VG_CALL_SETRESGID16: owner("new_sgid", e.mode, out); [[fallthrough]];
+    case VG_CALL_SETREGID:
+    case VG_CALL_SETREGID16:
+      owner("new_gid", e.value, out);
+      owner("new_egid", e.value2, out);
+      break;
+    case VG_CALL_SETFSUID:
+    case VG_CALL_SETFSUID16: owner("new_fsuid", e.value, out); break;
+    case VG_CALL_SETFSGID:
+    case VG_CALL_SETFSGID16: owner("new_fsgid", e.value, out); break;
+    case VG_CALL_SETGROUPS:
+    case VG_CALL_SETGROUPS16: unsigned_number("groups", e.value, out); break;
+    default: break;
+  }
+}
+
+void process_id(std::string_view key, std::uint64_t pid, std::uint64_t start_ns, std::string& out) { number_pair(key, pid, '.', start_ns, out); }
 
 // What the call asked for beyond its paths.
 void arguments(const vg_event& e, std::string& out) {
@@ -181,7 +237,12 @@ void arguments(const vg_event& e, std::string& out) {
     case VG_CALL_REMOVEXATTRAT:
     case VG_CALL_MOUNT:
     case VG_CALL_UMOUNT2:
-    case VG_CALL_MOVE_MOUNT: call_flags(e, out); break;
+    case VG_CALL_MOVE_MOUNT:
+    case VG_CALL_MMAP:
+    case VG_CALL_MMAP2:
+    case VG_CALL_OLD_MMAP:
+    case VG_CALL_CLONE:
+    case VG_CALL_CLONE3: call_flags(e, out); break;
     default: break;
   }
   switch (operation) {
@@ -211,18 +272,42 @@ void arguments(const vg_event& e, std::string& out) {
         bytes("mount_type", chars(e.fs_type, sizeof e.fs_type), out);
       }
       break;
+    case VG_OP_MMAP: map(e, out); break;
+    case VG_OP_IOCTL: ioctl_request(e, out); break;
+    case VG_OP_CONNECT:
+    case VG_OP_BIND:
+      number("fd", e.fd, out);
+      word("socket_type", event::socket_type_name(e.mode), out);
+      if (e.value2 != 0) {
+        word("protocol", event::protocol_name(static_cast<unsigned>(e.value2)), out);
+      }
+      break;
+    case VG_OP_PTRACE:
+      word("request", event::ptrace_name(e.value), out);
+      if (e.value2 != 0) {
+        unsigned_number("target_pid", static_cast<std::uint32_t>(e.value2), out);
+      }
+      break;
+    case VG_OP_BPF: word("command", event::bpf_name(e.value), out); break;
+    case VG_OP_KILL:
+      word("signal", event::signal_name(e.value), out);
+      number("target_pid", static_cast<std::int32_t>(e.value2), out);
+      break;
+    case VG_OP_SETUID: credentials(e, out); break;
+    case VG_OP_FORK:
+      if (e.value != 0) {
+        unsigned_number("child_pid", e.value, out);
+        process_id("child_process_id", e.value, e.value2, out);
+      }
+      break;
+    case VG_OP_EXIT:
+      if (e.value2 != 0) {
+        word("signal", event::signal_name(e.value2), out);
+      } else {
+        unsigned_number("exit_code", e.value, out);
+      }
+      break;
     default: break;
-  }
-}
-
-// The second string, by what it means to the operation.
-std::string_view second_name(const vg_event& e) {
-  switch (event::call_operation(e.call)) {
-    case VG_OP_SYMLINK: return "target";
-    case VG_OP_SETXATTR:
-    case VG_OP_REMOVEXATTR: return "xattr";
-    case VG_OP_MOUNT: return e.call == VG_CALL_MOUNT ? "source" : "dst_path_raw";
-    default: return "dst_path_raw";
   }
 }
 
@@ -255,9 +340,11 @@ void JsonFormatter::append_time(std::string_view key, std::uint64_t boot_ns, std
 const std::string& JsonFormatter::rendered(const std::shared_ptr<const event::Process>& process) {
   Rendered& entry = cache_[(reinterpret_cast<std::uintptr_t>(process.get()) >> 6) & (kCacheSize - 1)];
   // An address can be used again; the weak pointer tells whether it is still the same object.
-  if (entry.key == process.get() && !entry.owner.expired()) {
+  const bool digested = process->digest && process->digest->ready.load(std::memory_order_acquire);
+  if (entry.key == process.get() && entry.digested == digested && !entry.owner.expired()) {
     return entry.text;
   }
+  entry.digested = digested;
   entry.key = process.get();
   entry.owner = process;
   std::string& out = entry.text;
@@ -266,6 +353,16 @@ const std::string& JsonFormatter::rendered(const std::shared_ptr<const event::Pr
     bytes("exe", *process->exe, out);
     if (process->exe_deleted) {
       out += "\"exe_deleted\":true,";
+    }
+    if (process->exe_memfd) {
+      out += "\"exe_memfd\":true,";
+    }
+    if (process->exe_ino != 0) {
+      kernel_device("exe_dev", process->exe_dev, out);
+      unsigned_number("exe_ino", process->exe_ino, out);
+    }
+    if (digested) {
+      word("exe_sha256", {process->digest->hex.data(), process->digest->hex.size()}, out);
     }
   }
   if (process->arguments) {
@@ -278,8 +375,28 @@ const std::string& JsonFormatter::rendered(const std::shared_ptr<const event::Pr
   if (process->cgroup) {
     bytes("cgroup", *process->cgroup, out);
   }
-  if (!process->container_id.empty()) {
-    bytes("container_id", process->container_id, out);
+  if (!process->container.id.empty()) {
+    bytes("container_id", process->container.id, out);
+    if (!process->container.name.empty()) {
+      bytes("container_name", process->container.name, out);
+    }
+    if (!process->container.runtime.empty()) {
+      word("container_runtime", process->container.runtime, out);
+    }
+  }
+  if (!process->ancestors.empty()) {
+    out += "\"ancestors\":[";
+    for (const event::Ancestor& ancestor : process->ancestors) {
+      out += '{';
+      unsigned_number("pid", ancestor.pid, out);
+      if (ancestor.exe) {
+        bytes("exe", *ancestor.exe, out);
+      }
+      out.back() = '}';
+      out += ',';
+    }
+    out.back() = ']';
+    out += ',';
   }
   return out;
 }
@@ -289,6 +406,9 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
   out += "{\"schema\":1,";
   unsigned_number("seq", e.seq, out);
   unsigned_number("cpu", e.head.cpu, out);
+  if (e.lane == VG_LANE_PRIORITY) {
+    out += "\"lane\":\"priority\",";
+  }
   out += host_;
   append_time("timestamp", e.time_ns, out);
   word("event_type", event::call_name(e.call), out);
@@ -299,6 +419,9 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
   unsigned_number("tid", e.tid, out);
   unsigned_number("ppid", e.ppid, out);
   unsigned_number("uid", e.uid, out);
+  if (!operation.user.empty()) {
+    bytes("user", operation.user, out);
+  }
   unsigned_number("gid", e.gid, out);
   unsigned_number("euid", e.euid, out);
   unsigned_number("egid", e.egid, out);
@@ -321,46 +444,63 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
     }
     out += last_cwd_text_;
   }
-  out += "\"process_id\":\"";
-  {
-    char digits[48];
-    char* end = std::to_chars(digits, digits + sizeof digits, e.pid).ptr;
-    *end++ = '.';
-    end = std::to_chars(end, digits + sizeof digits, e.start_ns).ptr;
-    out.append(digits, end);
-  }
-  out += "\",";
+  process_id("process_id", e.pid, e.start_ns, out);
   unsigned_number("mnt_ns", e.mnt_ns, out);
   unsigned_number("pid_ns", e.pid_ns, out);
   if (operation.path) {
     bytes("path", *operation.path, out);
   }
+  if (operation.path_in_ns) {
+    bytes("path_in_ns", *operation.path_in_ns, out);
+  }
   if (operation.path_raw) {
     bytes("path_raw", *operation.path_raw, out);
   }
-  path_flags("path_flags", e.path_flags, operation.path.has_value(), out);
+  path_flags("path_flags", e.operation == VG_OP_EXIT ? e.path_flags & ~VG_NO_RESULT : e.path_flags, operation.path.has_value(), out);
   if (e.imode != 0) {
-    device("dev", e.dev >> 20, e.dev & 0xfffff, out);
+    kernel_device("dev", e.dev, out);
     unsigned_number("ino", e.ino, out);
     word("file_type", event::file_type_name(e.imode), out);
     if (e.call != VG_CALL_MOUNT) {
       bytes("fs_type", chars(e.fs_type, sizeof e.fs_type), out);
     }
     unsigned_number("nlink", e.nlink, out);
+    if (e.generation != 0) {
+      unsigned_number("generation", e.generation, out);
+    }
+    if (e.mnt_id != 0) {
+      unsigned_number("mnt_id", e.mnt_id, out);
+    }
+    if (e.layer != VG_LAYER_NONE) {
+      word("layer", e.layer == VG_LAYER_UPPER ? "upper" : "lower", out);
+    }
     if (const unsigned operation_of = event::call_operation(e.call); operation_of == VG_OP_OPEN || operation_of == VG_OP_EXEC) {
       word("fmode", event::fmode_name(e.fmode, e.flags), out);
     }
   }
   if (operation.dst_path) {
-    bytes("dst_path", *operation.dst_path, out);
+    bytes(e.call == VG_CALL_IOCTL ? "source_path" : "dst_path", *operation.dst_path, out);
+  }
+  if (operation.address) {
+    const event::Address& address = *operation.address;
+    const bool binds = event::call_operation(e.call) == VG_OP_BIND;
+    word("address_family", event::family_name(address.family), out);
+    if (!address.ip.empty()) {
+      word(binds ? "src_ip" : "dst_ip", address.ip, out);
+      unsigned_number(binds ? "src_port" : "dst_port", address.port, out);
+    }
+    if (!address.name.empty()) {
+      bytes("abstract_name", address.name, out);
+    }
   }
   if (operation.dst_raw) {
-    bytes(second_name(e), *operation.dst_raw, out);
+    bytes(event::second_name(e.call), *operation.dst_raw, out);
   }
   path_flags("dst_path_flags", e.path2_flags, operation.dst_path.has_value(), out);
   if (e.dst_ino != 0) {
-    device("dst_dev", e.dst_dev >> 20, e.dst_dev & 0xfffff, out);
-    unsigned_number("dst_ino", e.dst_ino, out);
+    const bool source = e.call == VG_CALL_IOCTL;
+    kernel_device(source ? "source_dev" : "dst_dev", e.dst_dev, out);
+    unsigned_number(source ? "source_ino" : "dst_ino", e.dst_ino, out);
   }
   arguments(e, out);
   if (operation.access) {
@@ -375,8 +515,14 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
     if (a.failed_writes != 0) {
       unsigned_number("failed_writes", a.failed_writes, out);
     }
+    if (a.maps != 0) {
+      unsigned_number("maps", a.maps, out);
+    }
     append_time("first", a.first_ns, out);
     append_time("last", a.last_ns, out);
+  }
+  if ((e.path_flags & VG_EXEC_BY_THREAD) != 0) {
+    out += "\"exec_by_thread\":true,";
   }
   if (operation.has_result()) {
     number("retval", e.retval, out);
@@ -388,8 +534,20 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
       out += "\"success\":false,";
     }
   }
+  if (operation.alike) {
+    unsigned_number("count", operation.alike->count, out);
+    append_time("first", operation.alike->first_ns, out);
+    append_time("last", operation.alike->last_ns, out);
+  }
   if (!operation.severity.empty()) {
     word("severity", operation.severity, out);
+  }
+  if (!operation.verdict.empty()) {
+    word("verdict", operation.verdict, out);
+    out += e.verdict != VG_VERDICT_NONE ? "\"enforced\":true,\"denied_by\":\"vfsguard\"," : "\"enforced\":false,";
+    if (e.verdict != VG_VERDICT_NONE) {
+      word("mechanism", event::mechanism_name(e.mechanism), out);
+    }
   }
   if (!operation.policies.empty()) {
     bytes("policy", operation.policies.front(), out);
@@ -412,6 +570,9 @@ void JsonFormatter::append(const event::Lost& lost, std::string& out) {
   out += "{\"schema\":1,";
   unsigned_number("seq", lost.first_seq, out);
   unsigned_number("cpu", lost.cpu, out);
+  if (lost.lane == VG_LANE_PRIORITY) {
+    out += "\"lane\":\"priority\",";
+  }
   out += host_;
   append_time("timestamp", lost.time_ns, out);
   word("event_type", "lost", out);

@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
 #include <map>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -73,15 +77,38 @@ class Builder {
   }
 
   // Subset construction from `starts`; returns the DFA state.
+  //
+  // What ends in "/**" begins, read backwards, with any bytes: its first position never goes away, and what a byte makes of it is always the
+  // same. So a state is kept as what is there in any case (`always_`), what its last byte makes of that (`after_`), and the rest: N globs of
+  // that form are N positions a level, not N positions a state.
   util::Result<std::uint32_t> determinize(const std::vector<std::uint32_t>& starts, const Resolve& resolve) {
     states_by_set_.clear();
-    const std::uint32_t start = intern(closure(starts), resolve);
+    const std::vector<std::uint32_t> first = closure(starts);
+    begin_common(first);
+    const std::uint32_t start = intern(0, without(first, always_), resolve);
     for (std::size_t i = pending_from_; i < rows_.size(); ++i) {
       const std::vector<std::uint32_t> members = members_[i];
       for (std::size_t c = 0; c < representative_.size(); ++c) {
-        std::vector<std::uint32_t> moved = move(members, representative_[c]);
-        const std::uint32_t target = moved.empty() ? 0 : intern(closure(std::move(moved)), resolve);
+        const std::uint32_t after = after_of_[c];
+        std::vector<std::uint32_t> rest = closure(move(members, representative_[c]));
+        // Nothing but what is common: the same for every state that came by the same byte.
+        std::uint32_t* const known =
+            rest.empty() ? &common_targets_.try_emplace(members_after_[i] * representative_.size() + c, kUnknownTarget).first->second : nullptr;
+        if (known != nullptr && *known != kUnknownTarget) {
+          rows_[i][c] = *known;
+          continue;
+        }
+        const std::vector<std::uint32_t>& common = moved_common(members_after_[i], c);
+        rest.insert(rest.end(), common.begin(), common.end());
+        std::ranges::sort(rest);
+        rest.erase(std::ranges::unique(rest).begin(), rest.end());
+        rest = without(without(std::move(rest), always_), after_[after]);
+        const bool nothing = rest.empty() && after_[after].empty() && always_.empty();
+        const std::uint32_t target = nothing ? 0 : intern(after, std::move(rest), resolve);
         rows_[i][c] = target;
+        if (known != nullptr) {
+          *known = target;
+        }
         if (rows_.size() > kMaxStates || positions_ > kMaxPositions) {
           return util::fail(EX_CONFIG,
                             fmt::format("the globs multiply: more than {} automaton states; use fewer '?' and sets behind a '*' or '**', or fewer globs",
@@ -98,15 +125,14 @@ class Builder {
   void prepare() {
     rows_.push_back(std::vector<std::uint32_t>(representative_.size(), 0));
     members_.emplace_back();
+    members_after_.push_back(0);
     accepts_.push_back(0);
     pending_from_ = 1;
   }
 
-  Automaton finish(std::uint32_t path_start, std::uint32_t exe_start) {
+  Automaton finish() {
     Automaton a;
     std::copy(class_of_.begin(), class_of_.end(), a.head.class_of);
-    a.head.path_start = path_start;
-    a.head.exe_start = exe_start;
     a.states.resize(rows_.size());
     mark_final(a);
     displace(a);
@@ -171,20 +197,73 @@ class Builder {
     return to;
   }
 
-  std::uint32_t intern(std::vector<std::uint32_t> members, const Resolve& resolve) {
-    const auto [it, added] = states_by_set_.try_emplace(members, static_cast<std::uint32_t>(rows_.size()));
-    if (added) {
-      std::vector<std::uint32_t> globs;
-      for (const std::uint32_t id : members) {
-        if (nodes_[id].kind == Node::Kind::kAccept) {
-          globs.push_back(nodes_[id].glob);
-        }
+  // `some` is sorted, and often much the larger.
+  static std::vector<std::uint32_t> without(std::vector<std::uint32_t> all, const std::vector<std::uint32_t>& some) {
+    std::erase_if(all, [&](std::uint32_t id) { return std::ranges::binary_search(some, id); });
+    return all;
+  }
+
+  void add_globs(std::vector<std::uint32_t>& globs, const std::vector<std::uint32_t>& of) const {
+    for (const std::uint32_t id : of) {
+      if (nodes_[id].kind == Node::Kind::kAccept) {
+        globs.push_back(nodes_[id].glob);
       }
+    }
+  }
+
+  // What every state from this start has, and what each byte makes of it.
+  void begin_common(const std::vector<std::uint32_t>& first) {
+    std::vector<std::uint32_t> loops;
+    for (const std::uint32_t id : first) {
+      if (nodes_[id].kind == Node::Kind::kMany && sets_[nodes_[id].set].all()) {
+        loops.push_back(id);
+      }
+    }
+    always_ = closure(std::move(loops));
+    after_.assign(1, {});  // of the start: no byte was read
+    after_of_.clear();
+    moved_common_.clear();
+    common_targets_.clear();
+    std::map<std::vector<std::uint32_t>, std::uint32_t> known{{{}, 0}};
+    for (const unsigned char byte : representative_) {
+      std::vector<std::uint32_t> made = without(closure(move(always_, byte)), always_);
+      const auto [it, added] = known.try_emplace(made, static_cast<std::uint32_t>(after_.size()));
+      if (added) {
+        positions_ += made.size();
+        after_.push_back(std::move(made));
+      }
+      after_of_.push_back(it->second);
+    }
+    common_globs_.assign(after_.size(), {});
+    for (std::size_t i = 0; i < after_.size(); ++i) {
+      add_globs(common_globs_[i], always_);
+      add_globs(common_globs_[i], after_[i]);
+    }
+  }
+
+  const std::vector<std::uint32_t>& moved_common(std::uint32_t after, std::size_t c) {
+    const auto [it, added] = moved_common_.try_emplace(after * representative_.size() + c);
+    if (added) {
+      it->second = closure(move(after_[after], representative_[c]));
+    }
+    return it->second;
+  }
+
+  std::uint32_t intern(std::uint32_t after, std::vector<std::uint32_t> rest, const Resolve& resolve) {
+    std::vector<std::uint32_t> key;
+    key.reserve(rest.size() + 1);
+    key.push_back(after);
+    key.insert(key.end(), rest.begin(), rest.end());
+    const auto [it, added] = states_by_set_.try_emplace(std::move(key), static_cast<std::uint32_t>(rows_.size()));
+    if (added) {
+      std::vector<std::uint32_t> globs = common_globs_[after];
+      add_globs(globs, rest);
       std::ranges::sort(globs);
       accepts_.push_back(globs.empty() ? 0 : resolve(globs));
       rows_.emplace_back(representative_.size(), 0);
-      positions_ += members.size();
-      members_.push_back(std::move(members));
+      positions_ += rest.size();
+      members_.push_back(std::move(rest));
+      members_after_.push_back(after);
     }
     return it->second;
   }
@@ -258,9 +337,9 @@ class Builder {
     constexpr std::uint32_t kFree = ~0u;
     std::size_t first_free = 0;
     // Where a row of the same classes went last: what did not fit before that will not fit now.
-    std::map<std::vector<std::uint8_t>, std::size_t> tried;
+    std::map<std::string, std::size_t> tried;
     for (const Row& row : rows) {
-      std::size_t& hint = tried[row.classes];
+      std::size_t& hint = tried[std::string(row.classes.begin(), row.classes.end())];
       std::size_t base = std::max(hint, first_free > row.classes[0] ? first_free - row.classes[0] : 0);
       const auto fits = [&](std::size_t at) {
         return std::ranges::all_of(row.classes, [&](std::uint8_t c) { return at + c >= a.edges.size() || a.edges[at + c].check == kFree; });
@@ -292,7 +371,15 @@ class Builder {
   std::vector<unsigned char> representative_;
   std::unordered_map<std::vector<std::uint32_t>, std::uint32_t, StateSetHash> states_by_set_;
   std::vector<std::vector<std::uint32_t>> rows_;     // state x class -> state; state 0 is dead
-  std::vector<std::vector<std::uint32_t>> members_;  // until a state's row is filled
+  std::vector<std::vector<std::uint32_t>> members_;  // the rest of its positions, until a state's row is filled
+  std::vector<std::uint32_t> members_after_;         // which of `after_` they come on top of
+  std::vector<std::uint32_t> always_;
+  std::vector<std::vector<std::uint32_t>> after_;
+  std::vector<std::uint32_t> after_of_;                   // by class
+  std::vector<std::vector<std::uint32_t>> common_globs_;  // that `always_` and each of `after_` accept
+  std::unordered_map<std::size_t, std::vector<std::uint32_t>> moved_common_;
+  static constexpr std::uint32_t kUnknownTarget = ~0u;
+  std::unordered_map<std::size_t, std::uint32_t> common_targets_;
   std::vector<std::uint32_t> accepts_;
   std::size_t pending_from_ = 0;
   std::size_t positions_ = 0;
@@ -317,27 +404,59 @@ std::uint32_t Automaton::match(std::uint32_t start, std::string_view path) const
   return states[state].accept;
 }
 
-util::Result<Automaton> compile(const PatternSet& paths, const PatternSet& executables) {
+std::vector<std::byte> kernel_tables(const Automaton& automaton, std::span<const std::uint64_t> set_operations) {
+  vg_tables head = automaton.head;
+  TableImage image;
+  head.states_at = image.add(std::span(automaton.states));
+  head.edges_at = image.add(std::span(automaton.edges));
+  head.sets_at = image.add(set_operations);
+  return image.finish(head);
+}
+
+std::uint32_t TableImage::place(std::span<const std::byte> bytes, std::size_t alignment) {
+  const std::size_t at = (bytes_.size() + alignment - 1) / alignment * alignment;
+  bytes_.resize(at);
+  bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+  return static_cast<std::uint32_t>(at);
+}
+
+std::vector<std::byte> TableImage::finish(const vg_tables& head) {
+  bytes_.resize(std::bit_ceil(std::max<std::size_t>(bytes_.size(), 4096)));
+  std::memcpy(bytes_.data(), &head, sizeof head);
+  return std::move(bytes_);
+}
+
+util::Result<Compilation> compile(std::span<const PatternSet> sets) {
   Builder builder;
-  std::vector<std::uint32_t> path_starts;
-  std::vector<std::uint32_t> exe_starts;
-  for (std::size_t i = 0; i < paths.globs.size(); ++i) {
-    path_starts.push_back(builder.add(paths.globs[i], static_cast<std::uint32_t>(i)));
-  }
-  for (std::size_t i = 0; i < executables.globs.size(); ++i) {
-    exe_starts.push_back(builder.add(executables.globs[i], static_cast<std::uint32_t>(i)));
+  std::vector<std::vector<std::uint32_t>> starts(sets.size());
+  for (std::size_t s = 0; s < sets.size(); ++s) {
+    for (std::size_t i = 0; i < sets[s].globs.size(); ++i) {
+      starts[s].push_back(builder.add(sets[s].globs[i], static_cast<std::uint32_t>(i)));
+    }
   }
   builder.make_classes();
   builder.prepare();
-  auto path_start = builder.determinize(path_starts, paths.resolve);
-  if (!path_start) {
-    return util::pass_on(path_start.error());
+  Compilation compilation;
+  for (std::size_t s = 0; s < sets.size(); ++s) {
+    const auto start = builder.determinize(starts[s], sets[s].resolve);
+    if (!start) {
+      return util::pass_on(start.error());
+    }
+    compilation.starts.push_back(*start);
   }
-  auto exe_start = builder.determinize(exe_starts, executables.resolve);
-  if (!exe_start) {
-    return util::pass_on(exe_start.error());
+  compilation.automaton = builder.finish();
+  return compilation;
+}
+
+util::Result<Automaton> compile(const PatternSet& paths, const PatternSet& executables) {
+  const std::array<PatternSet, 2> sets{paths, executables};
+  auto compilation = compile(sets);
+  if (!compilation) {
+    return util::pass_on(compilation.error());
   }
-  return builder.finish(*path_start, *exe_start);
+  compilation->automaton.head.path_start = compilation->starts[0];
+  compilation->automaton.head.exe_start = compilation->starts[1];
+  return std::move(compilation->automaton);
 }
 
 }  // namespace vfsguard::policy

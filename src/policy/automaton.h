@@ -8,6 +8,8 @@
 // kMaxPositions positions in them; a set that needs more is refused with the number.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -20,20 +22,19 @@
 
 namespace vfsguard::policy {
 
-inline constexpr std::size_t kMaxStates = 1u << 18;
+inline constexpr std::size_t kMaxStates = 1u << 20;
 // Positions of globs in all states together: what a few dozen '?' behind a '*' multiply to.
 inline constexpr std::size_t kMaxPositions = 4u << 20;
 
 // Immutable once compiled; any number of threads may match.
 struct Automaton {
-  vg_dfa_head head{};
+  vg_tables head{};  // without the offsets
   std::vector<vg_dfa_state> states;
   std::vector<vg_dfa_edge> edges;
 
   [[nodiscard]] std::uint32_t step(std::uint32_t state, unsigned char byte) const;
   // The accept value for a whole path, from one of the head's start states.
   [[nodiscard]] std::uint32_t match(std::uint32_t start, std::string_view path) const;
-  [[nodiscard]] std::size_t bytes() const { return sizeof head + states.size() * sizeof(vg_dfa_state) + edges.size() * sizeof(vg_dfa_edge); }
 };
 
 // Turns the indexes of the globs that match at once into an accept value; 0 means no match.
@@ -44,7 +45,34 @@ struct PatternSet {
   Resolve resolve;
 };
 
+// The value of the kernel side's map `tables`, put together section by section: a head, then what is added, each aligned to its elements (a
+// power of two in size, at least 16), the whole a power of two.
+class TableImage {
+ public:
+  // Where the section begins.
+  template <typename T>
+  std::uint32_t add(std::span<T> elements) {
+    return place(std::as_bytes(elements), std::max<std::size_t>(sizeof(T), 16));
+  }
+  std::vector<std::byte> finish(const vg_tables& head);
+
+ private:
+  std::uint32_t place(std::span<const std::byte> bytes, std::size_t alignment);
+  std::vector<std::byte> bytes_ = std::vector<std::byte>(sizeof(vg_tables));
+};
+
+// The value of the kernel side's map `tables` (bpf/abi/control.h): the automaton, and the operations that each match set asks for. A power of
+// two in size, at least a page.
+std::vector<std::byte> kernel_tables(const Automaton& automaton, std::span<const std::uint64_t> set_operations);
+
 // `paths` is entered at head.path_start, `executables` at head.exe_start.
 util::Result<Automaton> compile(const PatternSet& paths, const PatternSet& executables);
+
+// One automaton for several sets, each with a start state of its own; in their order.
+struct Compilation {
+  Automaton automaton;
+  std::vector<std::uint32_t> starts;
+};
+util::Result<Compilation> compile(std::span<const PatternSet> sets);
 
 }  // namespace vfsguard::policy

@@ -10,8 +10,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
-#include <sstream>
+#include <unordered_map>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -24,6 +25,63 @@ namespace vfsguard::policy {
 namespace {
 
 constexpr std::array<std::string_view, 5> kSeverities{"info", "low", "medium", "high", "critical"};
+constexpr std::array<std::string_view, 3> kActions{"audit", "deny", "kill"};
+constexpr std::array<std::string_view, 3> kVerdicts{"allow", "deny", "kill"};
+constexpr std::array<std::string_view, 9> kSubjects{"uid", "gid", "user", "exe", "comm", "ancestor", "cgroup", "container", "group"};
+constexpr int kMaxIncludes = 16;
+constexpr std::size_t kMaxBytes = 16u << 20;  // of a policy file
+
+std::optional<std::uint32_t> to_id(std::string_view text) {
+  std::uint32_t id = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
+  if (error != std::errc{} || end != text.data() + text.size()) {
+    return std::nullopt;
+  }
+  return id;
+}
+
+// Of the conditions uid, gid, user and group.
+util::Result<std::uint32_t> subject_id(std::string_view what, const std::string& text) {
+  if (what == "user" || what == "group") {
+    const passwd* user = what == "user" ? getpwnam(text.c_str()) : nullptr;
+    const group* group = what == "group" ? getgrnam(text.c_str()) : nullptr;
+    if (user == nullptr && group == nullptr) {
+      return util::fail(EX_USAGE, fmt::format("there is no {} '{}' on this host", what, text));
+    }
+    return user != nullptr ? user->pw_uid : group->gr_gid;
+  }
+  const auto id = to_id(text);
+  if (!id) {
+    return util::fail(EX_USAGE, fmt::format("'{}' is no {}; write a number{}", text, what, what == "uid" ? ", or 'user:' with a name" : ""));
+  }
+  return *id;
+}
+
+bool is_id(std::string_view what) { return what == "uid" || what == "gid" || what == "user" || what == "group"; }
+bool is_user(std::string_view what) { return what == "uid" || what == "user"; }
+
+util::Result<void> check_comm(const std::string& text) {
+  if (text.empty() || text.size() >= VG_COMM_LEN) {
+    return util::fail(EX_USAGE, fmt::format("'{}': the kernel keeps 1 to {} bytes of a process's name", text, VG_COMM_LEN - 1));
+  }
+  return {};
+}
+
+// The number from 1 on, below `end`, that `name_of` gives this name.
+template <typename NameOf>
+std::optional<int> number_of(std::string_view name, int end, NameOf name_of) {
+  for (int number = 1; number < end; ++number) {
+    if (name_of(number) == name) {
+      return number;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<int> error_number(std::string_view name) { return number_of(name, 134, event::error_name); }
+std::optional<int> signal_number(std::string_view name) {
+  return number_of(name, 65, [](int signal) { return event::signal_name(static_cast<unsigned>(signal)); });
+}
 
 // The closest of the known words, for "did you mean".
 std::string suggestion(std::string_view word, std::span<const std::string_view> known) {
@@ -59,7 +117,7 @@ class Reader {
   util::Result<Policy> read(const YAML::Node& root) {
     Policy policy;
     policy.file = file_;
-    static constexpr std::array<std::string_view, 3> kKeys{"version", "mode", "rules"};
+    static constexpr std::array<std::string_view, 5> kKeys{"version", "mode", "include", "secrets", "rules"};
     if (auto ok = only_keys(root, "a policy", kKeys); !ok) {
       return util::pass_on(ok.error());
     }
@@ -70,14 +128,41 @@ class Reader {
     if (!version.IsScalar() || version.Scalar() != "1") {
       return at(version, "this program reads policies of version 1");
     }
-    if (const YAML::Node mode = root["mode"]; mode && (!mode.IsScalar() || (mode.Scalar() != "observe" && mode.Scalar() != "enforce"))) {
-      return at(mode, "'mode' is observe or enforce");
+    if (auto ok = read_mode(root, enforce_); !ok) {
+      return util::pass_on(ok.error());
+    }
+    if (const YAML::Node include = root["include"]) {
+      for (const YAML::Node& file : items(include)) {
+        if (!file.IsScalar() || file.Scalar().empty()) {
+          return at(file, "'include' is a file or a list of files");
+        }
+        includes_.push_back({file.Scalar(), file.Mark().line + 1, file.Mark().column + 1});
+      }
+    }
+    std::map<std::string, int> names;
+    if (const YAML::Node secrets = root["secrets"]) {
+      if (!secrets.IsSequence() || secrets.size() == 0) {
+        return at(secrets, "'secrets' is a list, as in [{ path: /srv/keys/**, level: 1 }]");
+      }
+      for (const YAML::Node& node : secrets) {
+        auto both = read_secret(node);
+        if (!both) {
+          return util::pass_on(both.error());
+        }
+        const int line = node.Mark().line + 1;
+        if (const auto [it, added] = names.try_emplace(both->front().name, line); !added) {
+          return at(node, fmt::format("'{}' stands in line {} already", both->front().name, it->second));
+        }
+        policy.rules.insert(policy.rules.end(), std::make_move_iterator(both->begin()), std::make_move_iterator(both->end()));
+      }
     }
     const YAML::Node rules = root["rules"];
+    if (!rules && (!includes_.empty() || !policy.rules.empty())) {
+      return policy;
+    }
     if (!rules || !rules.IsSequence() || rules.size() == 0) {
       return at(rules ? rules : root, "'rules' is missing or empty; it is a list of rules, each with 'name' and 'paths'");
     }
-    std::map<std::string, int> names;
     for (const YAML::Node& node : rules) {
       auto rule = read_rule(node);
       if (!rule) {
@@ -92,7 +177,36 @@ class Reader {
     return policy;
   }
 
+  struct Include {
+    std::string file;
+    int line = 0;
+    int column = 0;
+  };
+  [[nodiscard]] const std::vector<Include>& includes() const { return includes_; }
+
  private:
+  // "mode" of a policy or of one rule.
+  util::Result<void> read_mode(const YAML::Node& node, bool& enforce) const {
+    if (const YAML::Node mode = node["mode"]) {
+      if (!mode.IsScalar() || (mode.Scalar() != "observe" && mode.Scalar() != "enforce")) {
+        return at(mode, "'mode' is observe or enforce");
+      }
+      enforce = mode.Scalar() == "enforce";
+    }
+    return {};
+  }
+
+  util::Result<void> read_severity(const YAML::Node& node, std::string& out) const {
+    if (const YAML::Node severity = node["severity"]) {
+      const std::string text = severity.IsScalar() ? severity.Scalar() : "";
+      if (std::ranges::find(kSeverities, text) == kSeverities.end()) {
+        return at(severity, fmt::format("no severity '{}'; {}", text, suggestion(text, kSeverities)));
+      }
+      out = text;
+    }
+    return {};
+  }
+
   std::unexpected<util::Error> at(const YAML::Node& node, std::string_view why, int column_offset = 0) const {
     const YAML::Mark mark = node.Mark();
     return util::fail(EX_CONFIG, fmt::format("{}:{}:{}: {}", file_, mark.line + 1, mark.column + 1 + column_offset, why));
@@ -129,12 +243,68 @@ class Reader {
     return all;
   }
 
+  // A secret file is two rules: one that stops whoever may not have it, and one that records whoever may.
+  util::Result<std::vector<Rule>> read_secret(const YAML::Node& node) const {
+    static constexpr std::array<std::string_view, 5> kKeys{"path", "level", "unless", "mode", "severity"};
+    if (auto ok = only_keys(node, "a secret", kKeys); !ok) {
+      return util::pass_on(ok.error());
+    }
+    const YAML::Node path = node["path"];
+    if (!path || !path.IsScalar()) {
+      return at(path ? path : node, "a secret needs a 'path', a glob such as /etc/shadow or /srv/keys/**");
+    }
+    auto glob = parse_glob(path.Scalar());
+    if (!glob) {
+      return at(path, glob.error().message);
+    }
+    std::uint32_t level = 1;
+    if (const YAML::Node text = node["level"]) {
+      const auto number = text.IsScalar() ? to_id(text.Scalar()) : std::nullopt;
+      if (!number || *number == 0) {
+        return at(text, "'level' is 1 (the caller gets EACCES) or more (the caller is killed)");
+      }
+      level = *number;
+    }
+    Rule stops;
+    stops.file = file_;
+    stops.line = node.Mark().line + 1;
+    stops.enforce = enforce_;
+    stops.name = "secret " + glob->text;
+    stops.paths.push_back(std::move(*glob));
+    stops.action = level == 1 ? Action::kDeny : Action::kKill;
+    stops.severity = "high";
+    if (auto ok = read_severity(node, stops.severity); !ok) {
+      return util::pass_on(ok.error());
+    }
+    if (const YAML::Node unless = node["unless"]) {
+      if (auto ok = read_subjects(unless, "unless", stops.unless); !ok) {
+        return util::pass_on(ok.error());
+      }
+    } else {
+      stops.unless.uids.push_back(0);
+    }
+    if (auto ok = read_mode(node, stops.enforce); !ok) {
+      return util::pass_on(ok.error());
+    }
+    Rule records = stops;
+    records.name += " (allowed)";
+    records.action = Action::kAudit;
+    records.only = std::move(records.unless);
+    records.unless = {};
+    records.severity = "info";
+    return std::vector<Rule>{std::move(stops), std::move(records)};
+  }
+
   util::Result<Rule> read_rule(const YAML::Node& node) const {
-    static constexpr std::array<std::string_view, 7> kKeys{"name", "paths", "operations", "only", "unless", "action", "severity"};
+    static constexpr std::array<std::string_view, 12> kKeys{"name",  "paths",  "operations", "only",     "unless",   "action",
+                                                            "errno", "signal", "mode",       "degraded", "severity", "expect"};
     if (auto ok = only_keys(node, "a rule", kKeys); !ok) {
       return util::pass_on(ok.error());
     }
     Rule rule;
+    rule.file = file_;
+    rule.line = node.Mark().line + 1;
+    rule.enforce = enforce_;
     const YAML::Node name = node["name"];
     if (!name || !name.IsScalar() || name.Scalar().empty()) {
       return at(name ? name : node, "a rule needs a 'name'");
@@ -165,21 +335,11 @@ class Reader {
         rule.operations |= *wanted;
       }
     }
-    if (const YAML::Node action = node["action"]) {
-      const std::string text = action.IsScalar() ? action.Scalar() : "";
-      if (text == "deny" || text == "kill") {
-        return at(action, fmt::format("action '{}' is not available in this version, which records and does not stop; write 'audit'", text));
-      }
-      if (text != "audit") {
-        return at(action, fmt::format("no action '{}'; write 'audit'", text));
-      }
+    if (auto ok = read_action(node, rule); !ok) {
+      return util::pass_on(ok.error());
     }
-    if (const YAML::Node severity = node["severity"]) {
-      const std::string text = severity.IsScalar() ? severity.Scalar() : "";
-      if (std::ranges::find(kSeverities, text) == kSeverities.end()) {
-        return at(severity, fmt::format("no severity '{}'; {}", text, suggestion(text, kSeverities)));
-      }
-      rule.severity = text;
+    if (auto ok = read_severity(node, rule.severity); !ok) {
+      return util::pass_on(ok.error());
     }
     for (const auto& [key, subjects] : {std::pair{"only", &rule.only}, std::pair{"unless", &rule.unless}}) {
       if (const YAML::Node who = node[key]) {
@@ -188,21 +348,106 @@ class Reader {
         }
       }
     }
+    if (const YAML::Node expect = node["expect"]) {
+      for (const YAML::Node& one : items(expect)) {
+        auto expectation = read_expectation(one);
+        if (!expectation) {
+          return util::pass_on(expectation.error());
+        }
+        rule.expect.push_back(std::move(*expectation));
+      }
+    }
     return rule;
   }
 
-  static std::optional<std::uint32_t> to_id(const std::string& text) {
-    std::uint32_t id = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
-    if (error != std::errc{} || end != text.data() + text.size()) {
-      return std::nullopt;
+  util::Result<void> read_action(const YAML::Node& node, Rule& rule) const {
+    const auto scalar = [](const YAML::Node& value) { return value.IsScalar() ? value.Scalar() : std::string(); };
+    if (const YAML::Node action = node["action"]) {
+      const auto known = std::ranges::find(kActions, scalar(action));
+      if (known == kActions.end()) {
+        return at(action, fmt::format("no action '{}'; {}", scalar(action), suggestion(scalar(action), kActions)));
+      }
+      rule.action = static_cast<Action>(known - kActions.begin());
     }
-    return id;
+    if (const YAML::Node error = node["errno"]) {
+      const auto number = error_number(scalar(error));
+      if (rule.action != Action::kDeny) {
+        return at(error, "'errno' goes with 'action: deny'");
+      }
+      if (!number) {
+        return at(error, fmt::format("no error '{}'; write a name such as EACCES, EPERM or ENOENT", scalar(error)));
+      }
+      rule.error = *number;
+    }
+    if (const YAML::Node signal = node["signal"]) {
+      const auto number = signal_number(scalar(signal));
+      if (rule.action != Action::kKill) {
+        return at(signal, "'signal' goes with 'action: kill'");
+      }
+      if (!number) {
+        return at(signal, fmt::format("no signal '{}'; write a name such as SIGKILL or SIGTERM", scalar(signal)));
+      }
+      rule.signal = *number;
+    }
+    if (const YAML::Node degraded = node["degraded"]) {
+      if (scalar(degraded) != "refuse" && scalar(degraded) != "accept") {
+        return at(degraded, "'degraded' is refuse or accept");
+      }
+      rule.degraded = scalar(degraded) == "accept";
+    }
+    return read_mode(node, rule.enforce);
+  }
+
+  util::Result<Expectation> read_expectation(const YAML::Node& node) const {
+    static constexpr std::array<std::string_view, 5> kKeys{"as", "do", "path", "dst_path", "verdict"};
+    if (auto ok = only_keys(node, "an expectation", kKeys); !ok) {
+      return util::pass_on(ok.error());
+    }
+    Expectation expectation;
+    expectation.line = node.Mark().line + 1;
+    event::Operation& operation = expectation.operation;
+    for (const char* key : {"do", "path", "verdict"}) {
+      if (const YAML::Node value = node[key]; !value || !value.IsScalar()) {
+        return at(value ? value : node,
+                  fmt::format("an expectation needs '{}', as in {{ as: {{uid: 1000}}, do: open, path: /etc/shadow, verdict: deny }}", key));
+      }
+    }
+    const auto wanted = event::operation_from_name(node["do"].Scalar());
+    if (!wanted) {
+      return at(node["do"], fmt::format("no operation '{}' in this version; known: {}", node["do"].Scalar(), event::operation_list()));
+    }
+    operation.raw.operation = static_cast<vg_u8>(*wanted);
+    for (const auto& [key, path] : {std::pair{"path", &operation.path}, std::pair{"dst_path", &operation.dst_path}}) {
+      if (const YAML::Node value = node[key]) {
+        if (!value.IsScalar() || !value.Scalar().starts_with('/')) {
+          return at(value, fmt::format("'{}' is an absolute path", key));
+        }
+        *path = value.Scalar();
+      }
+    }
+    const std::string verdict = node["verdict"].Scalar();
+    const auto known = std::ranges::find(kVerdicts, verdict);
+    if (known == kVerdicts.end()) {
+      return at(node["verdict"], fmt::format("no verdict '{}'; {}", verdict, suggestion(verdict, kVerdicts)));
+    }
+    expectation.verdict = static_cast<Action>(known - kVerdicts.begin());
+    if (const YAML::Node as = node["as"]) {
+      if (auto ok = only_keys(as, "'as'", kSubjects); !ok) {
+        return util::pass_on(ok.error());
+      }
+      for (const auto& entry : as) {
+        for (const YAML::Node& item : items(entry.second)) {
+          if (auto ok = set_subject(operation, entry.first.Scalar(), item.IsScalar() ? item.Scalar() : ""); !ok) {
+            return at(item, ok.error().message);
+          }
+        }
+      }
+    }
+    return expectation;
   }
 
   util::Result<void> read_subjects(const YAML::Node& node, std::string_view key, Subjects& out) const {
-    static constexpr std::array<std::string_view, 6> kKeys{"uid", "gid", "user", "exe", "comm", "container"};
-    if (auto ok = only_keys(node, fmt::format("'{}'", key), kKeys); !ok) {
+    if (auto ok = only_keys(node, fmt::format("'{}'", key), kSubjects); !ok) {
       return ok;
     }
     for (const auto& entry : node) {
@@ -212,27 +457,21 @@ class Reader {
           return at(item, fmt::format("'{}' is a value or a list of values", what));
         }
         const std::string& text = item.Scalar();
-        if (what == "uid" || what == "gid") {
-          const auto id = to_id(text);
+        if (is_id(what)) {
+          const auto id = subject_id(what, text);
           if (!id) {
-            return at(item, fmt::format("'{}' is no {}; write a number{}", text, what, what == "uid" ? ", or 'user:' with a name" : ""));
+            return at(item, id.error().message);
           }
-          (what == "uid" ? out.uids : out.gids).push_back(*id);
-        } else if (what == "user") {
-          const passwd* user = getpwnam(text.c_str());
-          if (user == nullptr) {
-            return at(item, fmt::format("there is no user '{}' on this host", text));
-          }
-          out.uids.push_back(user->pw_uid);
-        } else if (what == "exe") {
+          (is_user(what) ? out.uids : out.gids).push_back(*id);
+        } else if (what == "exe" || what == "ancestor" || what == "cgroup") {
           auto glob = parse_glob(text);
           if (!glob) {
             return at(item, glob.error().message);
           }
-          out.exes.push_back(std::move(*glob));
+          (what == "exe" ? out.exes : what == "ancestor" ? out.ancestors : out.cgroups).push_back(std::move(*glob));
         } else if (what == "comm") {
-          if (text.empty() || text.size() >= VG_COMM_LEN) {
-            return at(item, fmt::format("'{}': the kernel keeps 1 to {} bytes of a process's name", text, VG_COMM_LEN - 1));
+          if (auto ok = check_comm(text); !ok) {
+            return at(item, ok.error().message);
           }
           out.comms.push_back(text);
         } else {
@@ -247,6 +486,8 @@ class Reader {
   }
 
   std::string file_;
+  bool enforce_ = true;
+  std::vector<Include> includes_;
 };
 
 std::size_t severity_rank(std::string_view severity) { return static_cast<std::size_t>(std::ranges::find(kSeverities, severity) - kSeverities.begin()); }
@@ -259,49 +500,146 @@ bool Subjects::hold(const event::Operation& operation) const {
   if (!among(uids, e.uid) || !among(gids, e.gid) || !among(comms, std::string(e.comm, strnlen(e.comm, sizeof e.comm)))) {
     return false;
   }
+  const auto matches = [](const std::vector<Glob>& globs, const std::string& text) {
+    return std::ranges::any_of(globs, [&](const Glob& glob) { return reference_match(glob, text); });
+  };
   const event::Process* process = operation.process.get();
   if (!exes.empty()) {
     if (process == nullptr || !process->exe || process->exe_deleted) {
       return false;
     }
-    if (std::ranges::none_of(exes, [&](const Glob& glob) { return reference_match(glob, *process->exe); })) {
+    if (!matches(exes, *process->exe)) {
       return false;
     }
   }
+  if (!ancestors.empty() &&
+      (process == nullptr || std::ranges::none_of(process->ancestors, [&](const event::Ancestor& a) { return a.exe && matches(ancestors, *a.exe); }))) {
+    return false;
+  }
+  if (!cgroups.empty() && (process == nullptr || !process->cgroup || !matches(cgroups, *process->cgroup))) {
+    return false;
+  }
   if (!containers.empty()) {
-    if (process == nullptr || process->container_id.empty()) {
+    if (process == nullptr || process->container.id.empty()) {
       return false;
     }
-    if (std::ranges::none_of(containers, [&](const std::string& id) { return process->container_id.starts_with(id); })) {
+    if (std::ranges::none_of(containers, [&](const std::string& id) { return process->container.id.starts_with(id); })) {
       return false;
     }
   }
   return true;
 }
 
-util::Result<Policy> parse(const std::string& file, const std::string& text) {
-  try {
-    const YAML::Node root = YAML::Load(text);
-    if (!root.IsDefined() || root.IsNull()) {
-      return util::fail(EX_CONFIG, fmt::format("{}:1:1: the file is empty; a policy begins with 'version: 1'", file));
-    }
-    return Reader(file).read(root);
-  } catch (const YAML::Exception& e) {
-    return util::fail(EX_CONFIG, fmt::format("{}:{}:{}: not YAML: {}", file, e.mark.line + 1, e.mark.column + 1, e.msg));
-  }
-}
+namespace {
 
-util::Result<Policy> load(const std::string& file) {
-  if (std::error_code ignored; std::filesystem::is_directory(file, ignored)) {
-    return util::fail(EX_NOINPUT, fmt::format("cannot read the policy {}: it is a directory", file));
+// One file's text, and what it includes, in its place: before its own rules.
+util::Result<Policy> parse_with_includes(const std::string& file, const std::string& text, int depth);
+
+util::Result<Policy> load_file(const std::string& file, int depth) {
+  // What is named on the command line may be a pipe; what a file includes is a file.
+  if (std::error_code error; depth > 0 && std::filesystem::exists(file, error) && !std::filesystem::is_regular_file(file, error)) {
+    return util::fail(EX_NOINPUT, fmt::format("cannot read the policy {}: it is not a regular file", file));
   }
   std::ifstream in(file);
   if (!in) {
     return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the policy {}", file));
   }
-  std::stringstream text;
-  text << in.rdbuf();
-  return parse(file, text.str());
+  std::string text;
+  std::array<char, 65536> chunk;
+  while (text.size() <= kMaxBytes && (in.read(chunk.data(), chunk.size()) || in.gcount() > 0)) {
+    text.append(chunk.data(), static_cast<std::size_t>(in.gcount()));
+  }
+  if (text.size() > kMaxBytes) {
+    return util::fail(EX_CONFIG, fmt::format("{}:1:1: the file is larger than {} MiB; no policy of that size would fit", file, kMaxBytes >> 20));
+  }
+  return parse_with_includes(file, text, depth);
+}
+
+util::Result<void> append(Policy& policy, Policy more) {
+  std::unordered_map<std::string, std::size_t> places;
+  for (std::size_t r = 0; r < policy.rules.size(); ++r) {
+    places.emplace(policy.rules[r].name, r);
+  }
+  for (Rule& rule : more.rules) {
+    if (const auto known = places.find(rule.name); known != places.end()) {
+      const Rule& first = policy.rules[known->second];
+      return util::fail(EX_CONFIG, fmt::format("{}:{}:1: a rule named '{}' stands in {}:{} already", rule.file, rule.line, rule.name, first.file, first.line));
+    }
+    policy.rules.push_back(std::move(rule));
+  }
+  return {};
+}
+
+util::Result<Policy> parse_with_includes(const std::string& file, const std::string& text, int depth) {
+  if (text.find('\0') != std::string::npos) {
+    return util::fail(EX_CONFIG, fmt::format("{}:1:1: there is a NUL byte in the file; it is no text", file));
+  }
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (!root.IsDefined() || root.IsNull()) {
+      return util::fail(EX_CONFIG, fmt::format("{}:1:1: the file is empty; a policy begins with 'version: 1'", file));
+    }
+    Reader reader(file);
+    auto own = reader.read(root);
+    if (!own) {
+      return own;
+    }
+    Policy policy;
+    policy.file = file;
+    for (const Reader::Include& include : reader.includes()) {
+      const auto where = [&](std::string_view why) { return util::fail(EX_CONFIG, fmt::format("{}:{}:{}: {}", file, include.line, include.column, why)); };
+      if (depth >= kMaxIncludes) {
+        return where(fmt::format("'{}' is included {} files deep; do files include each other?", include.file, depth));
+      }
+      auto included = load_file(std::filesystem::path(file).parent_path() / include.file, depth + 1);
+      if (!included) {
+        return included.error().exit_code == EX_NOINPUT ? where(included.error().message) : util::pass_on(included.error());
+      }
+      if (auto ok = append(policy, std::move(*included)); !ok) {
+        return util::pass_on(ok.error());
+      }
+    }
+    if (auto ok = append(policy, std::move(*own)); !ok) {
+      return util::pass_on(ok.error());
+    }
+    return policy;
+  } catch (const YAML::Exception& e) {
+    return util::fail(EX_CONFIG, fmt::format("{}:{}:{}: not YAML: {}", file, e.mark.line + 1, e.mark.column + 1, e.msg));
+  }
+}
+
+}  // namespace
+
+util::Result<Policy> parse(const std::string& file, const std::string& text) { return parse_with_includes(file, text, 0); }
+
+util::Result<Policy> load(const std::string& file) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(file, ignored)) {
+    return load_file(file, 0);
+  }
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(file, ignored)) {
+    const std::string extension = entry.path().extension();
+    if (extension == ".yaml" || extension == ".yml" || extension == ".json") {
+      files.push_back(entry.path());
+    }
+  }
+  if (files.empty()) {
+    return util::fail(EX_NOINPUT, fmt::format("cannot read the policy {}: the directory holds no .yaml, .yml or .json file", file));
+  }
+  std::ranges::sort(files);
+  Policy policy;
+  policy.file = file;
+  for (const auto& one : files) {
+    auto read = load_file(one, 0);
+    if (!read) {
+      return read;
+    }
+    if (auto ok = append(policy, std::move(*read)); !ok) {
+      return util::pass_on(ok.error());
+    }
+  }
+  return policy;
 }
 
 util::Result<Compiled> compile_policy(const Policy& policy) {
@@ -343,34 +681,194 @@ util::Result<Compiled> compile_policy(const Policy& policy) {
   return compiled;
 }
 
-bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation) {
+std::string_view action_name(Action action) { return kVerdicts[static_cast<std::size_t>(action)]; }
+
+bool Rule::asks_for(const event::Operation& operation) const {
+  return (operations >> operation.raw.operation & 1) != 0 && (only.empty() || only.hold(operation)) && (unless.empty() || !unless.hold(operation));
+}
+
+bool Rule::stops(const event::Operation& operation) const {
+  constexpr std::uint64_t kReports = event::operation_bit(VG_OP_CLOSE) | event::operation_bit(VG_OP_EXIT);
+  return decides() && (kReports >> operation.raw.operation & 1) == 0;
+}
+
+void match_paths(const Compiled& compiled, event::Operation& operation) {
+  const Automaton& automaton = compiled.automaton;
+  const auto match = [&](const std::optional<std::string>& path) { return path ? automaton.match(automaton.head.path_start, *path) : 0; };
+  operation.raw.match = match(operation.path);
+  operation.raw.match2 = match(operation.dst_path);
+}
+
+std::span<const std::uint32_t> rules_at(const Compiled& compiled, const event::Operation& operation, std::vector<std::uint32_t>& both) {
   const auto rules_of = [&](std::uint32_t set) -> std::span<const std::uint32_t> {
     return set < compiled.set_rules.size() ? std::span(compiled.set_rules[set]) : std::span<const std::uint32_t>{};
   };
-  // Both paths of a rename or link can be asked for; rules stay in the policy's order and count once.
-  std::vector<std::uint32_t> both;
-  std::span<const std::uint32_t> asked = rules_of(operation.raw.match);
-  if (operation.raw.match2 != 0) {
-    std::ranges::set_union(asked, rules_of(operation.raw.match2), std::back_inserter(both));
-    asked = both;
+  if (operation.raw.match2 == 0) {
+    return rules_of(operation.raw.match);
   }
-  for (const std::uint32_t index : asked) {
+  both.clear();
+  std::ranges::set_union(rules_of(operation.raw.match), rules_of(operation.raw.match2), std::back_inserter(both));
+  return both;
+}
+
+const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const event::Operation& operation) {
+  std::vector<std::uint32_t> both;
+  for (const std::uint32_t index : rules_at(compiled, operation, both)) {
     const Rule& rule = policy.rules[index];
-    if ((rule.operations >> operation.raw.operation & 1) == 0) {
+    if (rule.stops(operation) && rule.asks_for(operation)) {
+      return &rule;
+    }
+  }
+  return nullptr;
+}
+
+bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation) {
+  std::vector<std::uint32_t> both;
+  // What was carried out is the kernel's to say: it knows the object by its other names too.
+  const Rule* const carried_out =
+      operation.raw.verdict != VG_VERDICT_NONE && operation.raw.rule < policy.rules.size() ? &policy.rules[operation.raw.rule] : nullptr;
+  bool decided = carried_out != nullptr;
+  if (decided) {
+    operation.verdict = action_name(carried_out->action);
+    operation.policies.push_back(carried_out->name);
+    operation.severity = carried_out->severity;
+  }
+  for (const std::uint32_t index : rules_at(compiled, operation, both)) {
+    const Rule& rule = policy.rules[index];
+    if (&rule == carried_out || !rule.asks_for(operation)) {
       continue;
     }
-    if (!rule.only.empty() && !rule.only.hold(operation)) {
-      continue;
+    if (!decided && rule.stops(operation)) {
+      decided = true;
+      operation.verdict = action_name(rule.action);
+      operation.policies.insert(operation.policies.begin(), rule.name);
+    } else {
+      operation.policies.push_back(rule.name);
     }
-    if (!rule.unless.empty() && rule.unless.hold(operation)) {
-      continue;
-    }
-    operation.policies.push_back(rule.name);
     if (operation.severity.empty() || severity_rank(rule.severity) > severity_rank(operation.severity)) {
       operation.severity = rule.severity;
     }
   }
   return !operation.policies.empty();
+}
+
+bool enforces(const Policy& policy) {
+  return std::ranges::any_of(policy.rules, [](const Rule& rule) { return rule.decides() && rule.enforce; });
+}
+
+util::Result<void> set_subject(event::Operation& operation, std::string_view key, const std::string& value) {
+  auto process = operation.process ? std::make_shared<event::Process>(*operation.process) : std::make_shared<event::Process>();
+  if (is_id(key)) {
+    const auto id = subject_id(key, value);
+    if (!id) {
+      return util::pass_on(id.error());
+    }
+    (is_user(key) ? operation.raw.uid : operation.raw.gid) = *id;
+  } else if (key == "comm") {
+    if (auto ok = check_comm(value); !ok) {
+      return ok;
+    }
+    std::memset(operation.raw.comm, 0, sizeof operation.raw.comm);
+    value.copy(operation.raw.comm, sizeof operation.raw.comm - 1);
+  } else if (key == "exe" || key == "ancestor" || key == "cgroup") {
+    if (!value.starts_with('/')) {
+      return util::fail(EX_USAGE, fmt::format("{} '{}' is no absolute path", key, value));
+    }
+    if (key == "ancestor") {
+      event::Ancestor ancestor;
+      ancestor.exe = std::make_shared<const std::string>(value);
+      process->ancestors.push_back(std::move(ancestor));
+    } else {
+      (key == "exe" ? process->exe : process->cgroup) = value;
+    }
+  } else if (key == "container") {
+    process->container.id = value;
+  } else {
+    return util::fail(EX_USAGE, fmt::format("no subject '{}'; {}", key, suggestion(key, kSubjects)));
+  }
+  operation.process = std::move(process);
+  return {};
+}
+
+namespace {
+
+// What a host cannot go on without.
+constexpr std::array<std::string_view, 7> kVital{"/etc/passwd", "/etc/ld.so.cache", "/bin/sh", "/sbin/init", "/usr/bin/env", "/usr/bin/sudo", "/proc/self/exe"};
+
+std::string canonical(const std::string& path) {
+  std::error_code error;
+  const auto real = std::filesystem::canonical(path, error);
+  return error ? path : real.string();
+}
+
+}  // namespace
+
+std::vector<std::string> review(const Policy& policy, const Compiled& compiled) {
+  std::vector<std::string> notes;
+  const auto note = [&](const Rule& rule, const std::string& text) {
+    notes.push_back(fmt::format("{}:{}: rule '{}' {}", rule.file, rule.line, rule.name, text));
+  };
+  std::vector<std::vector<std::uint32_t>> sets_of(policy.rules.size());  // the match sets that a rule is in
+  for (std::size_t set = 0; set < compiled.set_rules.size(); ++set) {
+    for (const std::uint32_t rule : compiled.set_rules[set]) {
+      sets_of[rule].push_back(static_cast<std::uint32_t>(set));
+    }
+  }
+  std::vector<event::Operation> vital(kVital.size());
+  for (std::size_t i = 0; i < kVital.size(); ++i) {
+    vital[i].path = canonical(std::string(kVital[i]));
+    match_paths(compiled, vital[i]);
+  }
+  for (std::size_t r = 0; r < policy.rules.size(); ++r) {
+    const Rule& rule = policy.rules[r];
+    for (const Subjects* subjects : {&rule.only, &rule.unless}) {
+      if (!subjects->comms.empty()) {
+        note(rule, "goes by 'comm', which any process can set for itself; 'exe' it cannot");
+        break;
+      }
+    }
+    if (!rule.decides()) {
+      continue;
+    }
+    // Where its globs match: is there always an earlier rule that decides for everybody, or one with another verdict?
+    const auto place = static_cast<std::uint32_t>(r);
+    bool reached = false;
+    const Rule* before = nullptr;
+    const Rule* other = nullptr;
+    for (const std::uint32_t number : sets_of[r]) {
+      const auto& set = compiled.set_rules[number];
+      const auto covers = [&](std::uint32_t index) {
+        const Rule& earlier = policy.rules[index];
+        return index < place && earlier.decides() && earlier.only.empty() && earlier.unless.empty() && (rule.operations & ~earlier.operations) == 0;
+      };
+      const auto cover = std::ranges::find_if(set, covers);
+      if (cover == set.end()) {
+        reached = true;
+      } else {
+        before = &policy.rules[*cover];
+      }
+      for (const std::uint32_t index : set) {
+        const Rule& earlier = policy.rules[index];
+        if (index < place && earlier.decides() && (earlier.operations & rule.operations) != 0 &&
+            (earlier.action != rule.action || (rule.action == Action::kDeny && earlier.error != rule.error))) {
+          other = &earlier;
+        }
+      }
+    }
+    if (!reached && before != nullptr) {
+      note(rule, fmt::format("never decides: '{}' ({}:{}) comes first wherever it matches", before->name, before->file, before->line));
+    } else if (other != nullptr) {
+      note(rule, fmt::format("overlaps '{}' ({}:{}), which comes first and has another verdict", other->name, other->file, other->line));
+    }
+    for (event::Operation& operation : vital) {  // by root, with a program that no rule names
+      operation.raw.operation = static_cast<vg_u8>((rule.operations & event::operation_bit(VG_OP_OPEN)) != 0 ? VG_OP_OPEN : VG_OP_EXEC);
+      if (std::ranges::find(sets_of[r], operation.raw.match) != sets_of[r].end() && rule.asks_for(operation)) {
+        note(rule, fmt::format("keeps root from {}; leave it out with 'unless: {{ uid: 0 }}' or narrower paths", *operation.path));
+        break;
+      }
+    }
+  }
+  return notes;
 }
 
 }  // namespace vfsguard::policy

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Policy files (docs/policy.md): YAML to a checked policy, and from there to the automaton and the tables of the kernel side.
-// This version audits; what it does not know it refuses, with file:line:column and a suggestion.
+// Rules that deny or kill become the kernel's tables in policy/enforcement.h. What is not known is refused, with file:line:column and a
+// suggestion.
 #pragma once
 
+#include <cerrno>
+#include <csignal>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "event/event.h"
@@ -21,19 +26,49 @@ struct Subjects {
   std::vector<std::uint32_t> gids;
   std::vector<Glob> exes;
   std::vector<std::string> comms;
+  std::vector<Glob> ancestors;          // executables, of any of them
+  std::vector<Glob> cgroups;            // paths in the hierarchy
   std::vector<std::string> containers;  // ids, or prefixes of at least 12 digits
 
-  [[nodiscard]] bool empty() const { return uids.empty() && gids.empty() && exes.empty() && comms.empty() && containers.empty(); }
+  [[nodiscard]] bool empty() const {
+    return uids.empty() && gids.empty() && exes.empty() && comms.empty() && ancestors.empty() && cgroups.empty() && containers.empty();
+  }
   [[nodiscard]] bool hold(const event::Operation& operation) const;
 };
 
+// Audit records and goes on; of the rules that deny or kill, the first that applies decides.
+enum class Action { kAudit, kDeny, kKill };
+std::string_view action_name(Action action);  // of a verdict: "allow", "deny", "kill"
+
+// A test that lives with its rule: what the whole policy is to say.
+struct Expectation {
+  event::Operation operation;  // who, what and where; raw.match is set when it is tried
+  Action verdict = Action::kAudit;
+  int line = 0;
+};
+
 struct Rule {
+  std::string file;
+  int line = 0;
   std::string name;
   std::vector<Glob> paths;
   std::uint64_t operations = event::kDefaultOperations;  // bit per VG_OP_*
   Subjects only;
   Subjects unless;
+  Action action = Action::kAudit;
+  int error = EACCES;     // of deny
+  int signal = SIGKILL;   // of kill
+  bool enforce = true;    // else observe: the same verdict, and nothing is stopped
+  bool degraded = false;  // start although this kernel cannot enforce it exactly
   std::string severity = "info";
+  std::vector<Expectation> expect;
+
+  // Whether it asks for this operation by this subject; the paths are the automaton's.
+  [[nodiscard]] bool asks_for(const event::Operation& operation) const;
+  // Whether its verdict can be other than to let pass.
+  [[nodiscard]] bool decides() const { return action != Action::kAudit; }
+  // Whether it would stop such an operation, where it asks for it: not what is only told of, the end of a session and of a process.
+  [[nodiscard]] bool stops(const event::Operation& operation) const;
 };
 
 struct Policy {
@@ -49,11 +84,32 @@ struct Compiled {
   std::uint64_t operations = 0;                       // all that any rule asks for
 };
 
+// A file with what it includes, or a directory: its .yaml, .yml and .json files in the order of their names.
 util::Result<Policy> load(const std::string& file);
 util::Result<Policy> parse(const std::string& file, const std::string& text);
 util::Result<Compiled> compile_policy(const Policy& policy);
 
-// Names the rules that ask for this event (operation.policies, severity). False when none does.
+// The match sets of the operation's two paths, as the kernel side would find them.
+void match_paths(const Compiled& compiled, event::Operation& operation);
+
+// The rules whose globs match one of the operation's paths, in the policy's order. `both` is memory for the result.
+std::span<const std::uint32_t> rules_at(const Compiled& compiled, const event::Operation& operation, std::vector<std::uint32_t>& both);
+
+// The first rule that denies or kills this; null: none does.
+const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const event::Operation& operation);
+
+// Names the rules that ask for this event, the deciding one first, and its verdict (operation.policies, severity, verdict). False when none
+// does.
 bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation);
+
+// Whether any rule is to be carried out.
+bool enforces(const Policy& policy);
+
+// What is worth a second look: rules that can never decide, that overlap with another verdict, that lock out root or the agent, or that trust
+// what any process can choose. Each begins with file:line.
+std::vector<std::string> review(const Policy& policy, const Compiled& compiled);
+
+// One condition of `as`: "uid=1000". Words as the keys of `only`; values are exact here, no globs.
+util::Result<void> set_subject(event::Operation& operation, std::string_view key, const std::string& value);
 
 }  // namespace vfsguard::policy

@@ -19,6 +19,14 @@ void quoted(std::string_view text, std::string& out) {
 
 void outcome_json(const Outcome& outcome, std::string& out) {
   out += outcome.works ? "{\"works\":true" : "{\"works\":false";
+  if (!outcome.without.empty()) {
+    out += ",\"without\":[";
+    for (const std::string& operation : outcome.without) {
+      out += &operation == &outcome.without.front() ? "" : ",";
+      quoted(operation, out);
+    }
+    out += ']';
+  }
   if (!outcome.works) {
     out += ",\"reason\":";
     quoted(outcome.reason, out);
@@ -45,6 +53,9 @@ void outcome_text(std::string_view name, const Outcome& outcome, std::string_vie
     output::append_text(detail, out);
   }
   out += '\n';
+  if (!outcome.without.empty()) {
+    fmt::format_to(std::back_inserter(out), "      without: {}\n", fmt::join(outcome.without, ", "));
+  }
   if (!outcome.works) {
     out += "      why:  ";
     output::append_text(outcome.reason, out);

@@ -257,7 +257,18 @@ std::string lsm_mend() {
          "kernel forbids them; use --hook kprobe or tracepoint here";
 }
 
-Outcome failed(std::string reason, std::string mend) { return {false, std::move(reason), std::move(mend)}; }
+Outcome works() {
+  Outcome outcome;
+  outcome.works = true;
+  return outcome;
+}
+
+Outcome failed(std::string reason, std::string mend) {
+  Outcome outcome;
+  outcome.reason = std::move(reason);
+  outcome.mend = std::move(mend);
+  return outcome;
+}
 
 // The real sensor, on a canary: does an event come out?
 Outcome try_observe(sensor::Hook hook, const Workshop& shop) {
@@ -291,7 +302,11 @@ Outcome try_observe(sensor::Hook hook, const Workshop& shop) {
   if (events == 0) {
     return failed("loads and attaches, but an open of a canary gave no event", "this is a defect of vfsguard or of the kernel: please report it");
   }
-  return {true, {}, {}};
+  Outcome outcome = works();
+  for (const sensor::Unserved& missing : sensor->unserved(~std::uint64_t{0})) {
+    outcome.without.push_back(fmt::format("{} (no {})", event::operation_name(missing.operation), missing.function));
+  }
+  return outcome;
 }
 
 Outcome try_enforce_lsm(const Workshop& shop) {
@@ -307,7 +322,7 @@ Outcome try_enforce_lsm(const Workshop& shop) {
   if (!WIFEXITED(status) || WEXITSTATUS(status) != EACCES) {
     return failed("is called, but its refusal had no effect", {});
   }
-  return {true, {}, {}};
+  return works();
 }
 
 Outcome try_override(const Workshop& shop) {
@@ -323,7 +338,7 @@ Outcome try_override(const Workshop& shop) {
   if (!WIFEXITED(status) || WEXITSTATUS(status) != EACCES) {
     return failed("attaches, but did not change what openat returned", fmt::format("needs {}", kOptions));
   }
-  return {true, {}, {}};
+  return works();
 }
 
 Outcome try_signal(const Workshop& shop) {
@@ -342,7 +357,7 @@ Outcome try_signal(const Workshop& shop) {
   if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) {
     return failed("bpf_send_signal loads, but the canary lived on", {});
   }
-  return {true, {}, {}};
+  return works();
 }
 
 Outcome try_fanotify(const Workshop& shop) {
@@ -382,7 +397,7 @@ Outcome try_fanotify(const Workshop& shop) {
   if (!refused || !WIFEXITED(status) || WEXITSTATUS(status) != EPERM) {
     return failed("a permission event was refused, but the open went through", {});
   }
-  return {true, {}, {}};
+  return works();
 }
 
 // A program that only has to be seen running.
@@ -398,7 +413,7 @@ Outcome try_program(Pick pick, const Workshop& shop, const char* kprobe = nullpt
   if (trial.skeleton().bss->hits == 0) {
     return failed("attaches, but is never called", {});
   }
-  return {true, {}, {}};
+  return works();
 }
 
 Outcome try_iterator() {
@@ -414,7 +429,7 @@ Outcome try_iterator() {
   char buffer[64];
   while (iterator && read(iterator.get(), buffer, sizeof buffer) > 0) {
   }
-  return trial.skeleton().bss->hits > 0 ? Outcome{true, {}, {}} : failed("attaches, but is never called", {});
+  return trial.skeleton().bss->hits > 0 ? works() : failed("attaches, but is never called", {});
 }
 
 std::string missing_capabilities() {
@@ -442,39 +457,38 @@ void general_checks(Report& report) {
     report.checks.push_back({std::move(name), std::move(outcome), std::move(detail)});
   };
   const std::string missing = missing_capabilities();
-  add("capabilities", missing.empty() ? Outcome{true, {}, {}} : failed("missing: " + missing, "run as root (sudo), in the initial user namespace"),
+  add("capabilities", missing.empty() ? works() : failed("missing: " + missing, "run as root (sudo), in the initial user namespace"),
       missing.empty() ? "bpf, perfmon, sys_admin, sys_ptrace" : "");
 
   const bool btf = access("/sys/kernel/btf/vmlinux", R_OK) == 0;
-  add("btf", btf ? Outcome{true, {}, {}} : failed("/sys/kernel/btf/vmlinux: " + util::errno_text(errno), "needs CONFIG_DEBUG_INFO_BTF=y"));
+  add("btf", btf ? works() : failed("/sys/kernel/btf/vmlinux: " + util::errno_text(errno), "needs CONFIG_DEBUG_INFO_BTF=y"));
 
   const std::string lsm = lsm_list();
   const bool in_list = ("," + lsm + ",").find(",bpf,") != std::string::npos;
-  add("lsm_list", in_list ? Outcome{true, {}, {}} : failed(lsm.empty() ? "/sys/kernel/security/lsm cannot be read" : "'bpf' is not in lsm=" + lsm, lsm_mend()),
-      lsm);
+  add("lsm_list", in_list ? works() : failed(lsm.empty() ? "/sys/kernel/security/lsm cannot be read" : "'bpf' is not in lsm=" + lsm, lsm_mend()), lsm);
 
   const std::string lockdown = read_text("/sys/kernel/security/lockdown");
   const bool confidential = lockdown.find("[confidentiality]") != std::string::npos;
-  add("lockdown", confidential ? failed("confidentiality: BPF may not read kernel memory", boot_line("lockdown=integrity")) : Outcome{true, {}, {}},
+  add("lockdown", confidential ? failed("confidentiality: BPF may not read kernel memory", boot_line("lockdown=integrity")) : works(),
       lockdown.empty() ? "not built in or not visible" : lockdown);
 
   const std::string jit = read_text("/proc/sys/net/core/bpf_jit_enable");
-  add("bpf_jit", jit == "0" ? failed("off: programs are interpreted, several times slower", "sysctl net.core.bpf_jit_enable=1") : Outcome{true, {}, {}},
+  add("bpf_jit", jit == "0" ? failed("off: programs are interpreted, several times slower", "sysctl net.core.bpf_jit_enable=1") : works(),
       jit.empty() ? "always on" : jit);
 
   const bool mounted = access("/sys/kernel/tracing/events", F_OK) == 0 || access("/sys/kernel/debug/tracing/events", F_OK) == 0;
-  add("tracefs", mounted ? Outcome{true, {}, {}} : failed("not mounted", "mount -t tracefs tracefs /sys/kernel/tracing (only kprobes need it)"));
+  add("tracefs", mounted ? works() : failed("not mounted", "mount -t tracefs tracefs /sys/kernel/tracing (only kprobes need it)"));
 
   const std::string uring = read_text("/proc/sys/kernel/io_uring_disabled");
-  add("io_uring", {true, {}, {}}, uring.empty() ? "allowed, or not built in" : uring == "0" ? "allowed" : "restricted by kernel.io_uring_disabled=" + uring);
+  add("io_uring", works(), uring.empty() ? "allowed, or not built in" : uring == "0" ? "allowed" : "restricted by kernel.io_uring_disabled=" + uring);
 
   rlimit files{};
   getrlimit(RLIMIT_NOFILE, &files);
-  add("rlimit_nofile", files.rlim_cur >= 256 ? Outcome{true, {}, {}} : failed(fmt::format("{}: too few for every probe", files.rlim_cur), "ulimit -n 1024"),
+  add("rlimit_nofile", files.rlim_cur >= 256 ? works() : failed(fmt::format("{}: too few for every probe", files.rlim_cur), "ulimit -n 1024"),
       std::to_string(files.rlim_cur));
   rlimit memory{};
   getrlimit(RLIMIT_MEMLOCK, &memory);
-  add("rlimit_memlock", {true, {}, {}},
+  add("rlimit_memlock", works(),
       memory.rlim_cur == RLIM_INFINITY ? "unlimited" : fmt::format("{} (this kernel accounts BPF memory to the cgroup instead)", memory.rlim_cur));
 }
 

@@ -10,8 +10,9 @@ namespace vfsguard::probe {
 
 struct Outcome {
   bool works = false;
-  std::string reason;  // empty where it works; else the kernel's own words as far as it has any
-  std::string mend;    // what to do about it; empty where there is nothing
+  std::string reason;                // empty where it works; else the kernel's own words as far as it has any
+  std::string mend;                  // what to do about it; empty where there is nothing
+  std::vector<std::string> without;  // of a mechanism that works: the operations that it cannot follow here, each with what is missing
 };
 
 struct Check {

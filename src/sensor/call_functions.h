@@ -36,4 +36,15 @@ struct ObjectHook {
 };
 std::span<const ObjectHook> object_hooks();
 
+// An operation that a mechanism cannot follow as it should on this kernel.
+struct Unserved {
+  unsigned operation = 0;  // VG_OP_*
+  std::string function;    // the first that would serve it, and is not there to be hooked
+  bool unseen = false;     // not seen at all; else without its object: by the name that the caller gave
+};
+
+// Those among `operations` for a mechanism that finds the objects at the functions PREFIX + ObjectHook::name ("security_", "bpf_lsm_") and,
+// with `by_functions`, the calls at their own functions.
+std::vector<Unserved> unserved(std::uint64_t operations, const std::string& prefix, bool by_functions, const HasFunction& has);
+
 }  // namespace vfsguard::sensor

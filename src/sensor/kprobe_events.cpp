@@ -57,6 +57,9 @@ util::Result<std::string> KprobeEvents::tracefs() {
 }
 
 util::Result<util::UniqueFd> KprobeEvents::add(const KprobeSpec& spec) {
+  if (names_.empty()) {
+    remove_stale();
+  }
   const std::string name = fmt::format("{}/{}{}_{}", group_of(getpid()), spec.returns ? "r_" : "p_", spec.symbol, names_.size());
   const std::string kind = spec.returns ? fmt::format("r{}", kMaxActive) : "p";
   if (auto made = write_command(fmt::format("{}:{} {}", kind, name, spec.symbol)); !made) {

@@ -37,10 +37,10 @@ class KprobeEvents {
   static bool built_in();
   // Where tracefs is mounted; fails with the mend.
   static util::Result<std::string> tracefs();
-  // Removes probes of agents that no longer run.
-  static void remove_stale();
 
  private:
+  // Removes probes of agents that no longer run; the first add does.
+  static void remove_stale();
   std::vector<std::string> names_;
 };
 

@@ -5,12 +5,18 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
+#include <linux/membarrier.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
+#include <deque>
 #include <optional>
 #include <unordered_set>
 
@@ -18,6 +24,7 @@
 
 #include "event/names.h"
 #include "sensor/call_functions.h"
+#include "sensor/kernel_facts.h"
 #include "sensor/kprobe_events.h"
 #include "util/fd.h"
 #include "vfsguard.skel.h"
@@ -42,6 +49,8 @@ int log_libbpf(libbpf_print_level level, const char* format, va_list arguments) 
   return n;
 }
 
+}  // namespace
+
 // The one line of libbpf's and the verifier's words that says why.
 std::string why() {
   const std::string log = std::exchange(libbpf_log(), {});
@@ -63,23 +72,72 @@ std::string why() {
   return best;
 }
 
+void keep_libbpf_words() {
+  libbpf_set_print(log_libbpf);
+  libbpf_log().clear();
+}
+
+util::Result<void> may_load() {
+  if (geteuid() != 0 && access("/sys/kernel/btf/vmlinux", R_OK) == 0) {
+    // Not the last word (capabilities do without uid 0), but a load says so in many more words.
+    const util::UniqueFd probe(bpf_map_create(BPF_MAP_TYPE_ARRAY, "vg_probe", 4, 4, 1, nullptr));
+    if (!probe) {
+      return util::fail(EX_NOPERM, "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo");
+    }
+  }
+  return {};
+}
+
+namespace {
+
 struct BtfDeleter {
   void operator()(btf* b) const { btf__free(b); }
 };
 
-// What decides which programs fit this kernel; features, never version numbers.
-struct KernelFacts {
-  const char* submit = nullptr;  // the tracepoint of an io_uring submission
-  bool complete_cqe = false;     // io_uring_complete(ctx, req, cqe) since 6.16
-  bool rdonly_cast = false;
-  bool uring = false;
-  bool fprobe = false;               // many functions by one link (kprobe.multi)
-  bool setattr_takes_idmap = false;  // lsm/inode_setattr(idmap, dentry, attr) since 6.9
-  int lsm_file_open = -1;
-  std::unordered_set<std::string> functions;  // those that we may probe
+}  // namespace
 
-  [[nodiscard]] bool has(const std::string& function) const { return functions.contains(function); }
-};
+namespace {
+
+// Between the two members that lead from an overlay's inode to the file in its upper layer; 0 where the struct is not as we know it.
+__s32 overlay_upper_offset(const btf* types, __u32 id) {
+  const btf_type* type = btf__type_by_id(types, id);
+  std::optional<__s32> inode;
+  std::optional<__s32> upper;
+  for (__u32 i = 0; i < btf_vlen(type); ++i) {
+    const std::string_view name = btf__name_by_offset(types, btf_members(type)[i].name_off);
+    const auto offset = static_cast<__s32>(btf_member_bit_offset(type, i) / 8);
+    if (name == "vfs_inode") {
+      inode = offset;
+    } else if (name == "__upperdentry") {
+      upper = offset;
+    }
+  }
+  return inode && upper ? *upper - *inode : 0;
+}
+
+// overlayfs is a module in many kernels, with type information of its own.
+__s32 overlay_upper_offset_in_module(btf* kernel) {
+  if (access("/sys/kernel/btf/overlay", R_OK) != 0) {
+    return 0;
+  }
+  const std::unique_ptr<btf, BtfDeleter> module(btf__load_module_btf("overlay", kernel));
+  const __s32 id = module ? btf__find_by_name_kind(module.get(), "ovl_inode", BTF_KIND_STRUCT) : -1;
+  return id > 0 ? overlay_upper_offset(module.get(), static_cast<__u32>(id)) : 0;
+}
+
+// Arguments of the tracepoint behind a typedef btf_trace_NAME, the leading `void *` among them.
+__u32 tracepoint_arguments(const btf* types, const btf_type* definition) {
+  const btf_type* pointer = btf__type_by_id(types, definition->type);
+  return btf_vlen(btf__type_by_id(types, pointer->type));
+}
+
+bool is_probed(std::string_view function) {
+  return function.starts_with("__x64_sys_") || function.starts_with("__ia32_") || function.starts_with("security_") || function.starts_with("bpf_lsm_") ||
+         function.starts_with("io_") || function == "__do_sys_fork" || function == "__do_sys_vfork" || function == "vfs_open" ||
+         function == "register_fprobe_ips";
+}
+
+}  // namespace
 
 util::Result<KernelFacts> kernel_facts() {
   const std::unique_ptr<btf, BtfDeleter> kernel(btf__load_vmlinux_btf());
@@ -88,37 +146,40 @@ util::Result<KernelFacts> kernel_facts() {
                                                   util::errno_text(errno)));
   }
   KernelFacts facts;
-  for (const char* name : {"io_uring_submit_req", "io_uring_submit_sqe"}) {  // renamed in 6.3
-    if (facts.submit == nullptr && btf__find_by_name_kind(kernel.get(), fmt::format("btf_trace_{}", name).c_str(), BTF_KIND_TYPEDEF) > 0) {
-      facts.submit = name;
-    }
-  }
-  // One pass for all functions: a search by name is a pass each.
+  // One pass for everything: a search by name is a pass each.
   for (__u32 id = 1, end = btf__type_cnt(kernel.get()); id < end; ++id) {
     const btf_type* type = btf__type_by_id(kernel.get(), id);
-    if (!btf_is_func(type)) {
+    const bool function = btf_is_func(type);
+    if (!function && !btf_is_typedef(type) && !btf_is_struct(type)) {
       continue;
     }
     const std::string_view name = btf__name_by_offset(kernel.get(), type->name_off);
-    if (name.starts_with("__x64_sys_") || name.starts_with("__ia32_") || name.starts_with("security_") || name.starts_with("bpf_lsm_") ||
-        name.starts_with("io_") || name == "vfs_open" || name == "register_fprobe_ips") {
+    if (!function) {
+      if (btf_is_struct(type) && name == "ovl_inode") {
+        facts.overlay_upper = overlay_upper_offset(kernel.get(), id);
+      } else if (name == "btf_trace_io_uring_complete") {
+        facts.uring = true;
+        facts.complete_cqe = tracepoint_arguments(kernel.get(), type) == 4;  // void *, ctx, req, cqe
+      } else if (name == "btf_trace_io_uring_submit_req") {
+        facts.submit = "io_uring_submit_req";
+      } else if (name == "btf_trace_io_uring_submit_sqe") {  // until 6.3
+        facts.submit = "io_uring_submit_sqe";
+      }
+    } else if (is_probed(name)) {
       facts.functions.emplace(name);
       if (name == "bpf_lsm_inode_setattr") {
         facts.setattr_takes_idmap = btf_vlen(btf__type_by_id(kernel.get(), type->type)) == 3;
+      } else if (name == "bpf_lsm_file_open") {
+        facts.lsm_file_open = static_cast<int>(id);
       }
+    } else if (name == "bpf_rdonly_cast") {
+      facts.rdonly_cast = true;
     }
   }
-  facts.fprobe = facts.has("register_fprobe_ips");
-  facts.rdonly_cast = btf__find_by_name_kind(kernel.get(), "bpf_rdonly_cast", BTF_KIND_FUNC) > 0;
-  facts.lsm_file_open = btf__find_by_name_kind(kernel.get(), "bpf_lsm_file_open", BTF_KIND_FUNC);
-  const int complete = btf__find_by_name_kind(kernel.get(), "btf_trace_io_uring_complete", BTF_KIND_TYPEDEF);
-  if (complete > 0) {
-    facts.uring = true;
-    const btf_type* type = btf__type_by_id(kernel.get(), static_cast<__u32>(complete));
-    type = btf__type_by_id(kernel.get(), type->type);  // pointer
-    type = btf__type_by_id(kernel.get(), type->type);  // prototype
-    facts.complete_cqe = btf_vlen(type) == 4;          // void *, ctx, req, cqe
+  if (facts.overlay_upper == 0) {
+    facts.overlay_upper = overlay_upper_offset_in_module(kernel.get());
   }
+  facts.fprobe = facts.has("register_fprobe_ips");
   return facts;
 }
 
@@ -136,6 +197,8 @@ bool lsm_programs_load(const KernelFacts& facts) {
   return static_cast<bool>(fd);
 }
 
+namespace {
+
 struct SkeletonDeleter {
   void operator()(vfsguard_bpf* skeleton) const { vfsguard_bpf__destroy(skeleton); }
 };
@@ -147,20 +210,30 @@ struct RingDeleter {
 };
 using Link = std::unique_ptr<bpf_link, LinkDeleter>;
 
-constexpr std::uint64_t bit(unsigned operation) { return std::uint64_t{1} << operation; }
-
 bool kprobes_usable(const KernelFacts& facts) {
   return facts.fprobe || (KprobeEvents::tracefs() && access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) == 0);
 }
 
-// The operations whose calls must be followed for these to be seen: a create and an O_TRUNC are opens, rmdir can be unlinkat.
+// Tracepoints need no function of their own for an operation.
+std::vector<Unserved> unserved_by(Hook hook, std::uint64_t operations, const KernelFacts& facts) {
+  if (hook != Hook::kLsm && hook != Hook::kKprobe) {
+    return {};
+  }
+  return unserved(operations, hook == Hook::kLsm ? "bpf_lsm_" : "security_", hook == Hook::kKprobe, [&](const std::string& name) { return facts.has(name); });
+}
+
+// The operations whose calls must be followed for these to be seen: a create and an O_TRUNC are opens, rmdir can be unlinkat, and
+// what sendfile and its like write comes with what they read.
 std::uint64_t followed(std::uint64_t operations) {
   std::uint64_t mask = operations;
-  if ((operations & (bit(VG_OP_CREATE) | bit(VG_OP_TRUNCATE))) != 0) {
-    mask |= bit(VG_OP_OPEN);
+  if ((operations & (event::operation_bit(VG_OP_CREATE) | event::operation_bit(VG_OP_TRUNCATE))) != 0) {
+    mask |= event::operation_bit(VG_OP_OPEN);
   }
-  if ((operations & bit(VG_OP_RMDIR)) != 0) {
-    mask |= bit(VG_OP_UNLINK);
+  if ((operations & event::operation_bit(VG_OP_RMDIR)) != 0) {
+    mask |= event::operation_bit(VG_OP_UNLINK);
+  }
+  if ((operations & (event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE))) != 0) {
+    mask |= event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE);
   }
   return mask;
 }
@@ -172,11 +245,17 @@ struct Sensor::State {
   KprobeEvents kprobes;
   std::vector<Link> links;
   std::unique_ptr<ring_buffer, RingDeleter> ring;
+  std::unique_ptr<ring_buffer, RingDeleter> priority_ring;
+  util::UniqueFd wait;                      // readable when one of the rings is
+  std::deque<std::vector<std::byte>> held;  // records of the priority lane whose turn has not come
   Handler handler;
   Hook hook = Hook::kAuto;
   KernelFacts facts;
-  std::uint64_t operations = 0;  // whose calls are followed
+  std::uint64_t operations = 0;   // whose calls are followed
+  bool probe_requests = false;    // io_uring's, by kprobes
+  bool refused_accesses = false;  // of reads and writes only those that enforcement refused
   std::vector<bpf_program*> programs;
+  std::vector<std::byte> tables;  // until they are in the kernel
   std::size_t budget = 0;
   std::size_t consumed = 0;
   std::uint64_t probe_misses = 0;  // of probes that are gone
@@ -185,9 +264,24 @@ struct Sensor::State {
 
   static int on_record(void* self, void* data, size_t size) {
     auto* state = static_cast<State*>(self);
+    // The lanes are merged by time. What describes a process of the priority lane was in the bulk lane before; what is younger than it can
+    // only be behind that.
+    if (const auto time = event_time({static_cast<const std::byte*>(data), size})) {
+      ring_buffer__consume(state->priority_ring.get());
+      state->deliver_held(*time);
+    }
     state->handler({static_cast<const std::byte*>(data), size});
     return ++state->consumed >= state->budget ? 1 : 0;
   }
+  static int on_priority(void* self, void* data, size_t size) {
+    auto* state = static_cast<State*>(self);
+    const auto* bytes = static_cast<const std::byte*>(data);
+    state->held.emplace_back(bytes, bytes + size);
+    return 0;
+  }
+  // When an event happened; none for other records.
+  static std::optional<std::uint64_t> event_time(std::span<const std::byte> record);
+  void deliver_held(std::uint64_t until_ns);
 
   void choose_programs(const Filter& filter);
   void set_knobs(const Filter& filter);
@@ -219,16 +313,39 @@ std::uint64_t Sensor::State::misses() const {
   return total;
 }
 
+std::optional<std::uint64_t> Sensor::State::event_time(std::span<const std::byte> record) {
+  vg_event e;
+  if (record.size() < sizeof e) {
+    return std::nullopt;
+  }
+  std::memcpy(&e, record.data(), offsetof(vg_event, time_ns) + sizeof e.time_ns);
+  return e.head.kind == VG_RECORD_EVENT ? std::optional(e.time_ns) : std::nullopt;
+}
+
+void Sensor::State::deliver_held(std::uint64_t until_ns) {
+  while (!held.empty()) {
+    if (const auto time = event_time(held.front()); time && *time > until_ns) {
+      return;
+    }
+    const std::vector<std::byte> record = std::move(held.front());
+    held.pop_front();
+    ++consumed;
+    handler(record);
+  }
+}
+
 void Sensor::State::choose_programs(const Filter& filter) {
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
   operations = followed(filter.operations);
-  const auto& p = skeleton->progs;
-  programs = {p.process_exec, p.process_exit, p.who_am_i};
-  if (filter.follow_children) {
-    programs.push_back(p.process_fork);
+  // What an open may not do, reads and maps of an older descriptor may not either. Kprobes on every read would cost more than they tell.
+  constexpr std::uint64_t kReadsAndWrites = event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE);
+  if (filter.decisions >= 0 && hook != Hook::kKprobe) {
+    refused_accesses = (operations & kReadsAndWrites) == 0;
+    operations |= kReadsAndWrites | event::operation_bit(VG_OP_MMAP);
   }
-  programs.push_back(p.finish);
+  const auto& p = skeleton->progs;
+  programs = {p.process_fork, p.process_exec, p.process_exit, p.who_am_i, p.finish};
   if (facts.uring) {
     programs.push_back(p.io_uring_req_failed);
   }
@@ -236,8 +353,9 @@ void Sensor::State::choose_programs(const Filter& filter) {
     programs.insert(programs.end(), {p.sys_enter, p.sys_exit});
   }
   // Under LSM requests are followed where they are carried out, as the hooks are; without kprobes by their names alone.
-  const bool probe_requests = hook == Hook::kLsm && kprobes_usable(facts);
-  if ((hook == Hook::kTracepoint || (hook == Hook::kLsm && !probe_requests)) && facts.uring && facts.submit != nullptr) {
+  probe_requests = hook == Hook::kKprobe || (hook == Hook::kLsm && kprobes_usable(facts));
+  // Reads and writes are told by the tracepoints always.
+  if ((!probe_requests || (operations & event::kAccesses) != 0) && facts.uring && facts.submit != nullptr) {
     programs.insert(programs.end(), {p.io_uring_submit, p.io_uring_complete});
   }
   if (hook == Hook::kLsm) {
@@ -274,6 +392,10 @@ void Sensor::State::set_knobs(const Filter& filter) {
   knobs.setattr_takes_idmap = facts.setattr_takes_idmap ? 1 : 0;
   knobs.operation_mask = filter.operations;
   knobs.begin_mask = operations;
+  knobs.overlay_upper = facts.overlay_upper;
+  struct stat mounts{};
+  knobs.agent_mnt_ns = stat("/proc/self/ns/mnt", &mounts) == 0 ? static_cast<__u32>(mounts.st_ino) : 0;
+  knobs.requests_probed = probe_requests ? 1 : 0;
   knobs.every_access = filter.every_access ? 1 : 0;
   knobs.only_failed = filter.only_failed ? 1 : 0;
   knobs.only_write = filter.only_write ? 1 : 0;
@@ -284,15 +406,24 @@ void Sensor::State::set_knobs(const Filter& filter) {
   knobs.filter_pid = filter.pids.empty() ? 0 : 1;
   knobs.follow_children = filter.follow_children ? 1 : 0;
   knobs.match_operations = filter.set_operations.empty() ? 0 : 1;
+  knobs.refused_accesses = refused_accesses ? 1 : 0;
+  knobs.enforcing = filter.decisions >= 0 ? 1 : 0;
 }
 
 void Sensor::State::size_maps(const Options& options) {
   const Filter& filter = options.filter;
   const auto resize = [](bpf_map* map, std::size_t entries) { bpf_map__set_max_entries(map, static_cast<__u32>(std::max<std::size_t>(entries, 1))); };
   resize(skeleton->maps.ring, options.ring_bytes);
-  resize(skeleton->maps.dfa_states, filter.automaton.states.size());
-  resize(skeleton->maps.dfa_edges, filter.automaton.edges.size());
-  resize(skeleton->maps.match_sets, filter.set_operations.size());
+  resize(skeleton->maps.aggregates_even, options.aggregates);
+  resize(skeleton->maps.aggregates_odd, options.aggregates);
+  skeleton->rodata->aggregate = options.aggregates > 0 ? 1 : 0;
+  if (filter.decisions >= 0) {
+    bpf_map__reuse_fd(skeleton->maps.decisions, filter.decisions);
+    bpf_map__reuse_fd(skeleton->maps.worker_decisions, filter.worker_decisions);
+  }
+  tables = policy::kernel_tables(filter.automaton, filter.set_operations);
+  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(tables.size()));
+  skeleton->rodata->table_mask = static_cast<__u32>(tables.size() - 1);
   resize(skeleton->maps.comms, filter.comms.size());
   resize(skeleton->maps.uids, filter.uids.size());
 }
@@ -301,25 +432,13 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   const auto put = [](bpf_map* map, const void* key, std::size_t key_size, const void* value, std::size_t value_size) {
     return bpf_map__update_elem(map, key, key_size, value, value_size, BPF_ANY) == 0;
   };
-  const auto put_all = [](bpf_map* map, const auto& values) {
-    if (values.empty()) {
-      return true;
-    }
-    std::vector<__u32> keys(values.size());
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      keys[i] = static_cast<__u32>(i);
-    }
-    auto count = static_cast<__u32>(values.size());
-    return bpf_map_update_batch(bpf_map__fd(map), keys.data(), values.data(), &count, nullptr) == 0;
-  };
   const auto& maps = skeleton->maps;
   const __u32 zero = 0;
   const __u8 one = 1;
   const int finisher = bpf_program__fd(skeleton->progs.finish);
   bool ok = put(maps.finisher, &zero, sizeof zero, &finisher, sizeof finisher);
-  ok = ok && put(maps.dfa_head, &zero, sizeof zero, &filter.automaton.head, sizeof filter.automaton.head);
-  ok = ok && put_all(maps.dfa_states, filter.automaton.states) && put_all(maps.dfa_edges, filter.automaton.edges);
-  ok = ok && put_all(maps.match_sets, filter.set_operations);
+  ok = ok && put(maps.tables, &zero, sizeof zero, tables.data(), tables.size());
+  tables = {};
   for (const std::string& comm : filter.comms) {
     char key[VG_COMM_LEN] = {};
     comm.copy(key, sizeof key - 1);
@@ -389,16 +508,19 @@ util::Result<void> Sensor::State::attach_probes(bpf_program* program, const std:
 
 util::Result<void> Sensor::State::attach_kprobes() {
   const auto& p = skeleton->progs;
-  if (!facts.fprobe) {
-    KprobeEvents::remove_stale();
-  }
   const HasFunction has = [&](const std::string& name) { return facts.has(name); };
   std::vector<Probe> calls = call_probes(operations, has);
   const std::vector<Probe> requests = request_probes(operations, has);
   if (calls.empty()) {
     return util::fail(EX_UNAVAILABLE, "none of the system calls' functions can be probed");
   }
+  // Of reads and writes the return says all, of closes the entry.
+  const auto among = [](std::uint64_t set) {
+    return [set](const Probe& probe) { return (set & event::operation_bit(event::call_operation(VG_COOKIE_CALL_OF(probe.cookie)))) != 0; };
+  };
   std::vector<Probe> returns = calls;
+  std::erase_if(returns, among(event::operation_bit(VG_OP_CLOSE)));
+  std::erase_if(calls, among(event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE)));
   returns.insert(returns.end(), requests.begin(), requests.end());
   // Object and return first: a call that began before its return probe was there would count as missed.
   auto done = attach_probes(p.decide_kprobe, object_probes(operations, has), false);
@@ -445,22 +567,13 @@ util::Error load_error(int code, Hook hook) {
 }  // namespace
 
 util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
-  libbpf_set_print(log_libbpf);
-  libbpf_log().clear();
-  if (geteuid() != 0 && access("/sys/kernel/btf/vmlinux", R_OK) == 0) {
-    // Not the last word (capabilities do without uid 0), but the load below says so in many more words.
-    const util::UniqueFd probe(bpf_map_create(BPF_MAP_TYPE_ARRAY, "vg_probe", 4, 4, 1, nullptr));
-    if (!probe) {
-      return util::fail(EX_NOPERM, "loading BPF programs needs root (CAP_BPF and CAP_PERFMON); run with sudo");
-    }
+  keep_libbpf_words();
+  if (auto ok = may_load(); !ok) {
+    return util::pass_on(ok.error());
   }
   auto facts = kernel_facts();
   if (!facts) {
     return util::pass_on(facts.error());
-  }
-  const bool accesses = (options.filter.operations & ~event::kDefaultOperations) != 0;
-  if (options.hook == Hook::kKprobe && accesses) {
-    return util::fail(EX_UNAVAILABLE, "reads, writes and closes are not followed by kprobes; use --hook lsm or tracepoint, or leave these operations out");
   }
   if (options.hook == Hook::kAuto) {
     // The strongest that works; a mechanism that loads but does not work is found out by attach().
@@ -469,15 +582,12 @@ util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
       if (hook == Hook::kLsm && !lsm_programs_load(*facts)) {
         continue;
       }
-      if (hook == Hook::kKprobe && accesses) {
-        continue;
-      }
-      if (hook == Hook::kKprobe && !facts->fprobe && (!KprobeEvents::tracefs() || access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) != 0)) {
+      if (hook == Hook::kKprobe && !kprobes_usable(*facts)) {
         continue;
       }
       Options one = options;
       one.hook = hook;
-      auto sensor = open(one, handler);
+      auto sensor = open_one(one, *facts, handler);
       if (!sensor) {
         last = sensor.error();
         continue;
@@ -494,11 +604,20 @@ util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
     }
     return util::pass_on(last);
   }
+  return open_one(options, *facts, std::move(handler));
+}
 
+util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts& facts, Handler handler) {
+  if (const auto missing = unserved_by(options.hook, options.filter.required, facts); !missing.empty()) {
+    const std::string_view name = event::operation_name(missing.front().operation);
+    return util::fail(EX_UNAVAILABLE,
+                      fmt::format("--hook {} cannot follow '{}' on this kernel, which has no {}; leave '{}' out of --op, or use --hook tracepoint",
+                                  event::hook_name(static_cast<unsigned>(options.hook)), name, missing.front().function, name));
+  }
   auto state = std::make_unique<State>();
   state->handler = std::move(handler);
   state->hook = options.hook;
-  state->facts = *facts;
+  state->facts = facts;
   state->skeleton.reset(vfsguard_bpf__open());
   if (!state->skeleton) {
     return util::fail(EX_SOFTWARE, fmt::format("cannot open the BPF object: {}", why()));
@@ -520,8 +639,17 @@ util::Result<Sensor> Sensor::open(const Options& options, Handler handler) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
   state->ring.reset(ring_buffer__new(bpf_map__fd(state->skeleton->maps.ring), State::on_record, state.get(), nullptr));
-  if (!state->ring) {
-    return util::fail_errno(EX_OSERR, "cannot map the ring buffer");
+  state->priority_ring.reset(ring_buffer__new(bpf_map__fd(state->skeleton->maps.priority_ring), State::on_priority, state.get(), nullptr));
+  if (!state->ring || !state->priority_ring) {
+    return util::fail_errno(EX_OSERR, "cannot map the ring buffers");
+  }
+  state->wait.reset(epoll_create1(EPOLL_CLOEXEC));
+  for (const auto* ring : {state->ring.get(), state->priority_ring.get()}) {
+    epoll_event readable{};
+    readable.events = EPOLLIN;
+    if (epoll_ctl(state->wait.get(), EPOLL_CTL_ADD, ring_buffer__epoll_fd(ring), &readable) != 0) {
+      return util::fail_errno(EX_OSERR, "cannot wait for the ring buffers");
+    }
   }
   return Sensor(std::move(state));
 }
@@ -542,9 +670,6 @@ util::Result<void> Sensor::attach() {
     }
   }
   if (state_->hook == Hook::kLsm && std::ranges::find(state_->programs, state_->skeleton->progs.request_enter) != state_->programs.end()) {
-    if (!state_->facts.fprobe) {
-      KprobeEvents::remove_stale();
-    }
     if (auto done = state_->attach_requests(); !done) {
       detach();
       return done;
@@ -585,19 +710,85 @@ void Sensor::detach() {
 util::Result<std::size_t> Sensor::consume(std::size_t limit) {
   state_->budget = limit;
   state_->consumed = 0;
+  ring_buffer__consume(state_->priority_ring.get());
   const int code = ring_buffer__consume(state_->ring.get());
   // The handler stops the loop by a positive value, which libbpf hands through.
   if (code < 0 && code != -EINTR) {
     return util::fail_errno(EX_OSERR, "cannot read the ring buffer", -code);
   }
+  if (state_->consumed < limit) {
+    state_->deliver_held(~std::uint64_t{0});  // the bulk lane is empty: nothing there is older
+  }
   return state_->consumed;
 }
 
-int Sensor::wait_fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }
+int Sensor::wait_fd() const { return state_->wait.get(); }
+
+void Sensor::turn_aggregates() {
+  std::atomic_ref(state_->skeleton->bss->aggregate_epoch).fetch_add(1);
+  // After an RCU grace period no program runs that saw the old value: membarrier(2) is one.
+  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0) {
+    usleep(20'000);  // refused where CPUs run without ticks
+  }
+}
+
+util::Result<void> Sensor::take_aggregates(const std::function<void(const vg_aggregate&)>& each) {
+  const bool odd = filled_table() == 0;  // the one that is not filled now
+  const int map = bpf_map__fd(odd ? state_->skeleton->maps.aggregates_odd : state_->skeleton->maps.aggregates_even);
+  constexpr __u32 kBatch = 512;
+  std::vector<vg_aggregate_key> keys(kBatch);
+  std::vector<vg_aggregate> values(kBatch);
+  // The table is nobody's now, so that what is deleted in a batch is what was read.
+  for (;;) {
+    __u32 batch = 0;
+    __u32 count = kBatch;
+    const int code = bpf_map_lookup_and_delete_batch(map, nullptr, &batch, keys.data(), values.data(), &count, nullptr);
+    if (code != 0 && code != -ENOENT) {
+      return util::fail_errno(EX_OSERR, "cannot read the table of counted events", -code);
+    }
+    for (__u32 i = 0; i < count; ++i) {
+      each(values[i]);
+    }
+    if (count == 0 || code == -ENOENT) {
+      return {};
+    }
+  }
+}
+
+std::uint64_t Sensor::filled_table() const { return std::atomic_ref(state_->skeleton->bss->aggregate_epoch).load() & 1; }
+
+bool Sensor::aggregates_were_full() { return std::atomic_ref(state_->skeleton->bss->aggregates_full).exchange(0) != 0; }
 
 void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(1, std::memory_order_seq_cst); }
 
 Hook Sensor::hook() const { return state_->hook; }
+
+std::vector<Unserved> Sensor::unserved(std::uint64_t operations) const { return unserved_by(state_->hook, operations, state_->facts); }
+
+Limits Sensor::limits() const {
+  const auto& maps = state_->skeleton->maps;
+  Limits limits;
+  limits.ring_bytes = std::uint64_t{bpf_map__max_entries(maps.ring)} + bpf_map__max_entries(maps.priority_ring);
+  limits.open_files = bpf_map__max_entries(maps.sessions);
+  limits.requests = bpf_map__max_entries(maps.pending_requests);
+  limits.kinds = state_->skeleton->rodata->aggregate != 0 ? bpf_map__max_entries(maps.aggregates_even) : 0;
+  limits.thread_bytes = bpf_map__value_size(maps.pending_calls) + (state_->hook == Hook::kTracepoint ? 0 : bpf_map__value_size(maps.decided_paths));
+  limits.process_bytes = bpf_map__value_size(maps.processes);
+  const bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, state_->skeleton->obj) {
+    constexpr std::uint64_t kHashOverhead = 64;  // struct htab_elem and its share of the buckets, kernel/bpf/hashtab.c
+    const auto aligned = [](std::uint64_t size) { return (size + 7) / 8 * 8; };
+    const std::uint64_t value = aligned(bpf_map__value_size(map));
+    switch (bpf_map__type(map)) {
+      case BPF_MAP_TYPE_HASH:
+      case BPF_MAP_TYPE_LRU_HASH: limits.table_bytes += bpf_map__max_entries(map) * (kHashOverhead + aligned(bpf_map__key_size(map)) + value); break;
+      case BPF_MAP_TYPE_ARRAY: limits.table_bytes += bpf_map__max_entries(map) * value; break;
+      case BPF_MAP_TYPE_PERCPU_ARRAY: limits.table_bytes += bpf_map__max_entries(map) * value * static_cast<std::uint64_t>(libbpf_num_possible_cpus()); break;
+      default: break;
+    }
+  }
+  return limits;
+}
 
 void Sensor::describe_again() { std::atomic_ref(state_->skeleton->data->describe_epoch).fetch_add(1); }
 
@@ -618,7 +809,9 @@ Counters Sensor::counters() const {
       for (std::size_t i = 0; i < VG_CAUSE_COUNT; ++i) {
         total.causes[i] += c.cause[i];
       }
-      total.sequences.push_back(c.seq);
+      for (std::size_t lane = 0; lane < VG_LANE_COUNT; ++lane) {
+        total.sequences[lane].push_back(c.seq[lane]);
+      }
     }
   }
   total.probe_misses = state_->misses();

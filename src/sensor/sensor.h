@@ -15,15 +15,19 @@
 #include "abi/control.h"
 #include "event/names.h"
 #include "policy/automaton.h"
+#include "sensor/call_functions.h"
 #include "util/result.h"
 
 namespace vfsguard::sensor {
+
+struct KernelFacts;  // sensor.cpp
 
 enum class Hook { kAuto = 0, kTracepoint = VG_HOOK_TRACEPOINT, kKprobe = VG_HOOK_KPROBE, kLsm = VG_HOOK_LSM };
 
 // What the kernel side lets through; everything else is counted as filtered there. Empty lists do not filter.
 struct Filter {
   std::uint64_t operations = event::kDefaultOperations;  // bit per VG_OP_*
+  std::uint64_t required = 0;                            // of these, what was asked for by name: open() fails where it cannot be followed
   bool every_access = false;                             // an event for each read and write instead of sessions
   bool only_failed = false;
   bool only_write = false;
@@ -34,12 +38,15 @@ struct Filter {
   bool by_path = false;  // automaton.head.path_start decides
   bool by_exe = false;   // automaton.head.exe_start decides
   policy::Automaton automaton;
+  int decisions = -1;  // the maps in which enforcement notes what it refused (enforce::Enforcer); not owned
+  int worker_decisions = -1;
   std::vector<std::uint64_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
 };
 
 struct Options {
   Hook hook = Hook::kAuto;
   std::uint32_t ring_bytes = 2u << 20;  // power of two, multiple of the page size
+  std::uint32_t aggregates = 0;         // kinds of events that are counted at once instead of told; 0: every event is told
   Filter filter;
 };
 
@@ -54,9 +61,20 @@ struct OperationCounts {
 struct Counters {
   std::array<OperationCounts, VG_OP_COUNT> operations{};
   std::array<std::uint64_t, VG_CAUSE_COUNT> causes{};
-  std::vector<std::uint64_t> sequences;  // per CPU: events emitted or lost so far
-  std::uint64_t probe_misses = 0;        // kprobes and kretprobes that did not fire, by the kernel's own count
-  std::uint64_t program_misses = 0;      // programs that the kernel skipped because of recursion
+  std::array<std::vector<std::uint64_t>, VG_LANE_COUNT> sequences;  // per lane and CPU: events emitted or lost so far
+  std::uint64_t probe_misses = 0;                                   // kprobes and kretprobes that did not fire, by the kernel's own count
+  std::uint64_t program_misses = 0;                                 // programs that the kernel skipped because of recursion
+};
+
+// What the kernel side may take, by how it was configured. A table that is full is counted among the causes (Counters).
+struct Limits {
+  std::uint64_t ring_bytes = 0;     // both lanes
+  std::uint64_t table_bytes = 0;    // all tables, when they are full
+  std::uint32_t open_files = 0;     // sessions of reads and writes
+  std::uint32_t requests = 0;       // of io_uring, on their way
+  std::uint32_t kinds = 0;          // of counted events (--aggregate)
+  std::uint32_t thread_bytes = 0;   // for each thread that is inside a followed call, or was
+  std::uint32_t process_bytes = 0;  // for each process that acted
 };
 
 class Sensor {
@@ -74,7 +92,7 @@ class Sensor {
   // No event begins after this; what is in the ring can still be consumed.
   void detach();
 
-  // Hands over up to about `limit` records; returns how many. Never blocks.
+  // Hands over up to about `limit` records; returns how many. Never blocks. The two lanes are merged by time.
   util::Result<std::size_t> consume(std::size_t limit);
   // Readable when a record came after arm().
   [[nodiscard]] int wait_fd() const;
@@ -82,11 +100,25 @@ class Sensor {
   void arm();
 
   [[nodiscard]] Hook hook() const;
+  // What this kernel lacks for this mechanism, among these operations.
+  [[nodiscard]] std::vector<Unserved> unserved(std::uint64_t operations) const;
   [[nodiscard]] Counters counters() const;
+  [[nodiscard]] Limits limits() const;
   void describe_again();
+
+  // Counting of what is alike (bpf/lib/aggregate.bpf.h). turn_aggregates() lets the kernel side begin a new table; once everything that is in
+  // the rings was consumed, take_aggregates() hands out the old one's entries, and empties it.
+  void turn_aggregates();
+  util::Result<void> take_aggregates(const std::function<void(const vg_aggregate&)>& each);
+  // vg_event.aggregate & 1 of the table that is filled now.
+  [[nodiscard]] std::uint64_t filled_table() const;
+  // A table was full since this was asked last.
+  bool aggregates_were_full();
 
  private:
   struct State;
+  // Of one mechanism, not kAuto.
+  static util::Result<Sensor> open_one(const Options& options, const KernelFacts& facts, Handler handler);
   explicit Sensor(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

@@ -61,7 +61,7 @@ util::Result<std::vector<std::string>> split(const std::string& text, const std:
 }
 
 Condition condition(const std::string& word) {
-  for (const char* relation : {"!=", ">=", "^=", "="}) {
+  for (const char* relation : {"!=", ">=", "^=", "*=", "="}) {
     const std::size_t at = word.find(relation);
     if (at != std::string::npos && at > 0) {
       Condition c{word.substr(0, at), relation, word.substr(at + std::string_view(relation).size()), {}};

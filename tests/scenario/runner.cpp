@@ -3,11 +3,16 @@
 // scenario says, and the events of the actor (all of them, and nothing else) are compared with what the scenario expects. Run on
 // several mechanisms, each scenario's events must also be the same field by field, save in scenarios that say they vary.
 //
-//   scenario_runner --vfsguard PROGRAM --noop64 P --noop32 P [--hook NAME]... [--only NAME] [--keep] FILE...
+// With --policy it is vfsguard run by that policy instead, and what is looked at are the events of what was refused: one for each step that
+// must fail with EACCES and for each `killed`, or those that the scenario names (tests/scenario/held).
+//
+//   scenario_runner --vfsguard PROGRAM --noop64 P --noop32 P [--hook NAME]... [--only NAME] [--fs NAME] [--results FILE] [--policy FILE] [--keep] FILE...
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/utsname.h>
@@ -20,6 +25,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <set>
@@ -46,6 +53,9 @@ struct Options {
   std::vector<std::string> hooks;
   std::vector<std::string> files;
   std::string only;
+  std::string fs = "ext4";  // which of the guest's scratch folders
+  std::string policy;       // a template: $ROOT is where the scenarios work
+  std::string results;      // a line for each event that was expected and came
   bool keep = false;
 };
 
@@ -87,7 +97,7 @@ std::string get(const Fields& fields, const std::string& key) {
 // The program under test, following this process.
 class Tracer {
  public:
-  Tracer(const Options& options, const std::string& hook) {
+  Tracer(const Options& options, const std::string& hook, const std::string& root) {
     int out[2];
     int err[2];
     if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) {
@@ -99,9 +109,14 @@ class Tracer {
     posix_spawn_file_actions_adddup2(&actions, out[1], 1);
     posix_spawn_file_actions_adddup2(&actions, err[1], 2);
     const std::string pid = std::to_string(getpid());
-    std::vector<std::string> words{options.program, "trace", "--hook", hook, "--pid", pid, "--follow", "--format", "json"};
-    if (hook != "kprobe") {  // which follows no reads and writes
-      words.insert(words.end(), {"--op", "all"});
+    std::vector<std::string> words{options.program, "trace", "--hook", hook, "--pid", pid, "--follow", "--format", "json", "--op", "all"};
+    if (!options.policy.empty()) {
+      std::ifstream in(options.policy);
+      const std::string text((std::istreambuf_iterator<char>(in)), {});
+      std::filesystem::create_directories(root);
+      const std::string file = root + ".policy.yaml";
+      std::ofstream(file) << substitute(text, {{"ROOT", root}});
+      words = {options.program, "run", "--hook", hook, "--config", file, "--format", "json"};
     }
     std::vector<char*> argv;
     for (std::string& word : words) {
@@ -204,7 +219,13 @@ class Tracer {
   std::string pending_;
 };
 
-std::string unmet_need(const std::vector<std::string>& needs) {
+// Where the scenarios work: in a guest on the file system that was asked for.
+std::string scratch_root(const std::string& fs) {
+  const char* scratch = getenv("VFSGUARD_SCRATCH");
+  return scratch != nullptr ? std::string(scratch) + "/" + fs : "/tmp";
+}
+
+std::string unmet_need(const std::vector<std::string>& needs, const std::string& fs) {
   for (const std::string& need : needs) {
     if (need == "cgroup2") {
       if (access("/sys/fs/cgroup/cgroup.procs", W_OK) != 0 && access("/sys/fs/cgroup/unified/cgroup.procs", W_OK) != 0) {
@@ -216,6 +237,16 @@ std::string unmet_need(const std::vector<std::string>& needs) {
       if (static_cast<int>(result) == -ENOSYS) {
         return "this kernel has no 32-bit times (CONFIG_COMPAT_32BIT_TIME)";
       }
+    } else if (need == "xfs") {
+      std::ifstream known("/proc/filesystems");
+      const std::string text((std::istreambuf_iterator<char>(known)), {});
+      if (text.find("\txfs\n") == std::string::npos || access("/dev/loop-control", R_OK) != 0 || access("/sbin/mkfs.xfs", X_OK) != 0) {
+        return "no xfs, no loop devices, or no mkfs.xfs here";
+      }
+    } else if (need == "userfaultfd") {
+      if (!util::UniqueFd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC)))) {
+        return "no userfaultfd: " + util::errno_text(errno);
+      }
     } else if (need == "uring-ftruncate") {
       // IORING_REGISTER_PROBE would say; 6.9 brought it together with what uname tells.
       utsname names{};
@@ -225,10 +256,30 @@ std::string unmet_need(const std::vector<std::string>& needs) {
       if (std::sscanf(names.release, "%d.%d", &major, &minor) != 2 || major < 6 || (major == 6 && minor < 9)) {
         return "this kernel's io_uring has no ftruncate";
       }
+    } else if (need == "tmpfile") {
+      const util::UniqueFd file(open(scratch_root(fs).c_str(), O_TMPFILE | O_WRONLY, 0600));
+      if (!file) {
+        return "the file system has no O_TMPFILE: " + util::errno_text(errno);
+      }
+    } else if (need == "handles") {
+      struct {
+        file_handle head;
+        unsigned char bytes[MAX_HANDLE_SZ];
+      } handle{};
+      handle.head.handle_bytes = MAX_HANDLE_SZ;
+      int mount_id = 0;
+      if (name_to_handle_at(AT_FDCWD, scratch_root(fs).c_str(), &handle.head, &mount_id, 0) != 0) {
+        return "the file system has no file handles: " + util::errno_text(errno);
+      }
+    } else if (need == "chattr") {
+      const util::UniqueFd root(open(scratch_root(fs).c_str(), O_RDONLY | O_CLOEXEC));
+      int flags = 0;
+      if (ioctl(root.get(), FS_IOC_GETFLAGS, &flags) != 0) {
+        return "the file system has no attributes (chattr): " + util::errno_text(errno);
+      }
     } else if (need == "xattr") {
       // tmpfs has user attributes since 6.6 only; the scenario folder decides.
-      const char* scratch = getenv("VFSGUARD_SCRATCH");
-      const std::string root = scratch != nullptr ? std::string(scratch) + "/ext4" : "/tmp";
+      const std::string root = scratch_root(fs);
       if (setxattr(root.c_str(), "user.vfsguard", "1", 1, 0) != 0) {
         return root + " has no user attributes: " + util::errno_text(errno);
       }
@@ -268,6 +319,8 @@ bool holds(const Condition& c, const Fields& event, const std::map<std::string, 
     ok = actual != "absent" && std::stoll(actual) >= std::stoll(wanted);
   } else if (c.relation == "^=") {
     ok = actual.starts_with(wanted);
+  } else if (c.relation == "*=") {
+    ok = actual.find(wanted) != std::string::npos;
   }
   if (!ok) {
     why = fmt::format("{} is {}, expected {} {}", c.key, actual, c.relation, wanted);
@@ -285,13 +338,15 @@ bool matches(const Expectation& e, const Fields& event, const std::map<std::stri
 
 // What must be the same whatever the mechanism: everything but what says when, where and by which process.
 std::string normalized(const std::vector<Fields>& events) {
-  static const std::set<std::string> kVolatile{"seq",        "cpu", "timestamp", "hook",     "pid",   "tid", "ppid",
-                                               "process_id", "ino", "mnt_ns",    "comm_tid", "first", "last"};
+  static const std::set<std::string> kVolatile{"seq",        "cpu",        "timestamp", "hook",      "pid",        "tid",        "ppid",
+                                               "process_id", "ino",        "mnt_ns",    "first",     "last",       "source_ino", "dst_ino",
+                                               "exe_ino",    "generation", "mnt_id",    "ancestors", "target_pid", "child_pid",  "child_process_id"};
   std::vector<std::string> lines;
   for (const Fields& event : events) {
     std::string line;
+    const std::string operation = get(event, "operation");
     for (const auto& [key, value] : event) {
-      if (!kVolatile.contains(key)) {
+      if (!kVolatile.contains(key) && (key != "retval" || (operation != "fork" && operation != "mmap"))) {
         // io_uring's workers have the submitter's pid in their name.
         line += fmt::format("{}={} ", key, key == "comm" && value.starts_with("iou-") ? value.substr(0, 7) : value);
       }
@@ -304,9 +359,8 @@ std::string normalized(const std::vector<Fields>& events) {
 class Runner {
  public:
   explicit Runner(Options options) : options_(std::move(options)) {
-    const char* scratch = getenv("VFSGUARD_SCRATCH");
-    root_ = fmt::format("{}/vfsguard-scenarios", scratch != nullptr ? std::string(scratch) + "/ext4" : "/tmp");
-    if (scratch == nullptr) {
+    root_ = scratch_root(options_.fs) + "/vfsguard-scenarios";
+    if (getenv("VFSGUARD_SCRATCH") == nullptr) {
       root_ += "." + std::to_string(getpid());
     }
   }
@@ -328,7 +382,7 @@ class Runner {
       scenarios.insert(scenarios.end(), some->begin(), some->end());
     }
     for (const std::string& hook : options_.hooks) {
-      Tracer tracer(options_, hook);
+      Tracer tracer(options_, hook, root_);
       for (const Scenario& scenario : scenarios) {
         if (options_.only.empty() || scenario.name == options_.only) {
           one(scenario, hook, tracer);
@@ -342,6 +396,9 @@ class Runner {
       }
     }
     compare(scenarios);
+    if (!options_.results.empty()) {
+      std::ofstream(options_.results) << results_;
+    }
     fmt::print("{} passed, {} failed, {} skipped\n", passed_, failed_, skipped_);
     return failed_ == 0 ? 0 : 1;
   }
@@ -349,10 +406,13 @@ class Runner {
  private:
   void one(const Scenario& scenario, const std::string& hook, Tracer& tracer);
   void compare(const std::vector<Scenario>& scenarios);
+  void check_refused(const Scenario& scenario, const std::string& hook, const std::vector<Fields>& events, const std::map<std::string, std::string>& variables,
+                     const std::function<void(const std::string&)>& fail);
 
   Options options_;
   std::string root_;
   std::map<std::string, std::map<std::string, std::string>> seen_;  // scenario -> hook -> normalized events
+  std::string results_;
   int passed_ = 0;
   int failed_ = 0;
   int skipped_ = 0;
@@ -360,13 +420,10 @@ class Runner {
 
 void Runner::one(const Scenario& scenario, const std::string& hook, Tracer& tracer) {
   const std::string name = fmt::format("{} [{}]", scenario.name, hook);
-  if (const std::string why = unmet_need(scenario.needs); !why.empty()) {
+  if (const std::string why = unmet_need(scenario.needs, options_.fs); !why.empty()) {
     fmt::print("SKIPPED {}: {}\n", name, why);
     ++skipped_;
     return;
-  }
-  if (hook == "kprobe" && std::ranges::find(scenario.watch, "read") != scenario.watch.end()) {
-    return;  // docs/limitations.md
   }
   std::error_code ignored;
   std::filesystem::remove_all(root_, ignored);
@@ -428,15 +485,25 @@ void Runner::one(const Scenario& scenario, const std::string& hook, Tracer& trac
   }
   // Only the actor's and its descendants'.
   std::set<std::string> pids{std::to_string(actor)};
+  const std::string mine = fmt::format("{{\"pid\":{},", actor);
   std::erase_if(*events, [&](const Fields& event) {
-    if (pids.contains(get(event, "pid")) || pids.contains(get(event, "ppid"))) {
+    if (pids.contains(get(event, "pid")) || pids.contains(get(event, "ppid")) || get(event, "ancestors").find(mine) != std::string::npos) {
       pids.insert(get(event, "pid"));
       return false;
     }
     return true;
   });
+  if (!options_.policy.empty()) {
+    std::erase_if(*events, [](const Fields& event) { return get(event, "enforced") != "true"; });
+    check_refused(scenario, hook, *events, variables, fail);
+    return;
+  }
   const std::vector<std::string> watched = scenario.watch.empty() ? std::vector<std::string>{"open", "create", "exec"} : scenario.watch;
-  std::erase_if(*events, [&](const Fields& event) { return watched.front() != "all" && std::ranges::find(watched, get(event, "operation")) == watched.end(); });
+  static const std::set<std::string> kContext{"mmap", "connect", "bind", "ptrace", "bpf", "kill", "setuid", "fork", "exit"};  // only where asked for
+  std::erase_if(*events, [&](const Fields& event) {
+    const std::string operation = get(event, "operation");
+    return watched.front() == "all" ? kContext.contains(operation) : std::ranges::find(watched, operation) == watched.end();
+  });
   variables["ACTOR"] = std::to_string(actor);
   variables["RUNNER"] = std::to_string(getpid());
 
@@ -466,6 +533,42 @@ void Runner::one(const Scenario& scenario, const std::string& hook, Tracer& trac
       std::ranges::sort(*events, [](const Fields& a, const Fields& b) { return normalized({a}) < normalized({b}); });
     }
     seen_[scenario.name][hook] = normalized(*events);
+  }
+  ++passed_;
+  for (const Fields& event : *events) {
+    results_ += fmt::format("{}\t{}\t{}\t{}\t{}\n", hook, get(event, "operation"), get(event, "via"), get(event, "fs_type"),
+                            get(event, "success") == "false" ? "refused" : "success");
+  }
+}
+
+// One event, and no more, for each step that had to be refused, in their order.
+void Runner::check_refused(const Scenario& scenario, const std::string& hook, const std::vector<Fields>& events,
+                           const std::map<std::string, std::string>& variables, const std::function<void(const std::string&)>& fail) {
+  std::vector<Expectation> wanted;
+  for (const Expectation* e : scenario.for_hook(hook)) {
+    wanted.push_back(*e);
+  }
+  for (const Line& step : wanted.empty() ? scenario.steps : std::vector<Line>{}) {
+    const bool killed = step.words[0] == "killed";
+    const auto mark = std::ranges::find(step.words, "!");
+    if (killed || (mark != step.words.end() && mark + 1 != step.words.end() && mark[1] == "EACCES")) {
+      wanted.push_back({step.number, {}, "", {{"verdict", "=", killed ? "kill" : "deny", {}}, {"mechanism", "=", "lsm", {}}, {"success", "=", "false", {}}}});
+    }
+  }
+  for (std::size_t i = 0; i < std::max(wanted.size(), events.size()); ++i) {
+    std::string why = "it was refused, and no event says so";
+    if (i == wanted.size()) {
+      fail(fmt::format("{} events of refusals, expected {}", events.size(), wanted.size()));
+      return;
+    }
+    Expectation e = wanted[i];
+    if (e.call.empty() && i < events.size()) {
+      e.call = get(events[i], "event_type");
+    }
+    if (i == events.size() || !matches(e, events[i], variables, why)) {
+      fail(fmt::format("line {}: {}", e.line, why));
+      return;
+    }
   }
   ++passed_;
 }
@@ -506,6 +609,12 @@ int main(int argc, char** argv) {
       options.hooks.push_back(next());
     } else if (word == "--only") {
       options.only = next();
+    } else if (word == "--fs") {
+      options.fs = next();
+    } else if (word == "--policy") {
+      options.policy = next();
+    } else if (word == "--results") {
+      options.results = next();
     } else if (word == "--keep") {
       options.keep = true;
     } else {

@@ -17,7 +17,7 @@ struct Line {
 
 struct Condition {
   std::string key;
-  std::string relation;  // =, !=, >=, ^= (prefix)
+  std::string relation;  // =, !=, >=, ^= (prefix), *= (contains)
   std::string value;
   std::vector<std::string> hooks;  // empty: every mechanism
 };

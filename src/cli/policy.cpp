@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+// vfsguard policy: check, test, explain and simulate. All of them read a policy and watch nothing.
+#include <simdjson.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "cli/commands.h"
+#include "event/names.h"
+#include "output/escape.h"
+#include "policy/enforcement.h"
+#include "policy/policy.h"
+
+namespace vfsguard::cli {
+
+namespace {
+
+struct PolicyText {
+  std::string file;
+  std::string path;
+  std::string dst_path;
+  std::string operation = "open";
+  std::vector<std::string> as;
+  std::vector<std::string> events;
+};
+
+struct Loaded {
+  policy::Policy policy;
+  policy::Compiled compiled;
+};
+
+util::Result<Loaded> load(const std::string& file) {
+  auto policy = policy::load(file);
+  if (!policy) {
+    return util::pass_on(policy.error());
+  }
+  auto compiled = policy::compile_policy(*policy);
+  if (!compiled) {
+    return util::pass_on(compiled.error());
+  }
+  return Loaded{std::move(*policy), std::move(*compiled)};
+}
+
+std::string printable(std::string_view text) {
+  std::string out;
+  output::append_text(text, out);
+  return out;
+}
+
+std::string subject_text(const event::Operation& operation) {
+  std::string text = fmt::format("uid={} gid={}", operation.raw.uid, operation.raw.gid);
+  if (operation.raw.comm[0] != '\0') {
+    text += " comm=" + printable(operation.raw.comm);
+  }
+  if (operation.process) {
+    const event::Process& process = *operation.process;
+    text += process.exe ? " exe=" + printable(*process.exe) : "";
+    for (const event::Ancestor& ancestor : process.ancestors) {
+      text += " ancestor=" + printable(*ancestor.exe);
+    }
+    text += process.cgroup ? " cgroup=" + printable(*process.cgroup) : "";
+    text += process.container.id.empty() ? "" : " container=" + printable(process.container.id);
+  }
+  return text;
+}
+
+// The rule that decides about it; null: none does.
+const policy::Rule* decide(const Loaded& loaded, event::Operation& operation) {
+  policy::match_paths(loaded.compiled, operation);
+  return policy::deciding_rule(loaded.policy, loaded.compiled, operation);
+}
+
+policy::Action verdict_of(const policy::Rule* deciding) { return deciding == nullptr ? policy::Action::kAudit : deciding->action; }
+
+util::Result<int> check(const PolicyText& text) {
+  auto loaded = load(text.file);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  for (const std::string& note : policy::review(loaded->policy, loaded->compiled)) {
+    fmt::print(stderr, "note: {}\n", note);
+  }
+  const policy::Automaton& automaton = loaded->compiled.automaton;
+  std::size_t bytes = policy::kernel_tables(automaton, loaded->compiled.set_operations).size();
+  if (policy::enforces(loaded->policy)) {
+    const auto enforcement = policy::compile_enforcement(loaded->policy);
+    if (!enforcement) {
+      return util::pass_on(enforcement.error());
+    }
+    bytes += enforcement->tables.size();
+  }
+  fmt::print("{}: {} rules, {} automaton states, {} KiB in the kernel\n", text.file, loaded->policy.rules.size(), automaton.states.size(), bytes / 1024);
+  return 0;
+}
+
+util::Result<int> test(const PolicyText& text) {
+  auto loaded = load(text.file);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  int passed = 0;
+  int failed = 0;
+  for (const policy::Rule& rule : loaded->policy.rules) {
+    for (const policy::Expectation& expectation : rule.expect) {
+      event::Operation operation = expectation.operation;
+      const policy::Action verdict = verdict_of(decide(*loaded, operation));
+      const bool ok = verdict == expectation.verdict;
+      ++(ok ? passed : failed);
+      fmt::print("{:<6}  {}:{}  {}: {} {} as {}: {}{}\n", ok ? "ok" : "FAILED", rule.file, expectation.line, printable(rule.name),
+                 event::operation_name(operation.raw.operation), printable(*operation.path), subject_text(operation), policy::action_name(verdict),
+                 ok ? "" : fmt::format(", expected {}", policy::action_name(expectation.verdict)));
+    }
+  }
+  fmt::print("{} passed, {} failed\n", passed, failed);
+  if (passed + failed == 0) {
+    fmt::print(stderr, "note: no rule of {} has 'expect', so nothing was tried\n", text.file);
+  }
+  return failed == 0 ? 0 : 1;
+}
+
+// What the kernel would say anyway, as far as the object's mode tells.
+void explain_object(const event::Operation& operation) {
+  struct stat status{};
+  const std::string& path = *operation.path;
+  if (lstat(path.c_str(), &status) != 0) {
+    fmt::print("  object: {}\n", errno == ENOENT ? "none of that name now" : util::errno_text(errno));
+    return;
+  }
+  fmt::print("  object: dev {}:{} ino {} nlink {}, {}, mode {:04o}, owner {}:{}\n", major(status.st_dev), minor(status.st_dev), status.st_ino, status.st_nlink,
+             event::file_type_name(status.st_mode), status.st_mode & 07777u, status.st_uid, status.st_gid);
+  if (status.st_nlink > 1 && !S_ISDIR(status.st_mode)) {
+    fmt::print("  note: it has {} names; a policy goes by the one that is used\n", status.st_nlink);
+  }
+  const bool changes = operation.raw.operation != VG_OP_OPEN && operation.raw.operation != VG_OP_EXEC && operation.raw.operation != VG_OP_READ;
+  struct statvfs mount{};
+  if (changes && statvfs(path.c_str(), &mount) == 0 && (mount.f_flag & ST_RDONLY) != 0) {
+    fmt::print("  besides: its mount is read-only\n");
+  }
+  const unsigned wanted = operation.raw.operation == VG_OP_EXEC ? 1u : changes ? 2u : 4u;
+  const unsigned shift = operation.raw.uid == status.st_uid ? 6 : operation.raw.gid == status.st_gid ? 3 : 0;
+  const bool by_mode = (operation.raw.operation == VG_OP_OPEN || operation.raw.operation == VG_OP_READ || operation.raw.operation == VG_OP_WRITE ||
+                        operation.raw.operation == VG_OP_EXEC || operation.raw.operation == VG_OP_TRUNCATE);
+  if (by_mode && operation.raw.uid != 0 && (status.st_mode >> shift & wanted) == 0) {
+    fmt::print("  besides: the mode bits refuse it to uid {} gid {} (ACLs and further groups are not looked at)\n", operation.raw.uid, operation.raw.gid);
+  }
+}
+
+util::Result<int> explain(const PolicyText& text) {
+  auto loaded = load(text.file);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  event::Operation operation;
+  const auto wanted = event::operation_from_name(text.operation);
+  if (!wanted) {
+    return util::fail(EX_USAGE, fmt::format("--do '{}': known operations are {}", text.operation, event::operation_list()));
+  }
+  operation.raw.operation = static_cast<vg_u8>(*wanted);
+  for (const auto& [option, from, to] : {std::tuple{"--path", &text.path, &operation.path}, std::tuple{"--dst-path", &text.dst_path, &operation.dst_path}}) {
+    if (from->empty()) {
+      continue;
+    }
+    if (!from->starts_with('/')) {
+      return util::fail(EX_USAGE, fmt::format("{} '{}': write an absolute path", option, *from));
+    }
+    // As the kernel side sees it: links on the way are followed.
+    std::error_code error;
+    const auto real = std::filesystem::weakly_canonical(*from, error);
+    *to = error ? *from : real.string();
+  }
+  for (const std::string& condition : text.as) {
+    const std::size_t equals = condition.find('=');
+    if (equals == std::string::npos) {
+      return util::fail(EX_USAGE, fmt::format("--as '{}': write KEY=VALUE, such as uid=1000,exe=/bin/cat", condition));
+    }
+    if (auto ok = policy::set_subject(operation, condition.substr(0, equals), condition.substr(equals + 1)); !ok) {
+      return util::pass_on(std::move(ok.error()).context("--as"));
+    }
+  }
+  const policy::Rule* decides = decide(*loaded, operation);
+  fmt::print("{} {}{} as {}: {}\n", text.operation, printable(*operation.path), operation.dst_path ? " to " + printable(*operation.dst_path) : "",
+             subject_text(operation), policy::action_name(verdict_of(decides)));
+  if (*operation.path != text.path) {
+    fmt::print("  path: {} leads there\n", printable(text.path));
+  }
+  if (decides != nullptr) {
+    const std::string how =
+        decides->action == policy::Action::kDeny ? event::error_name(decides->error) : event::signal_name(static_cast<unsigned>(decides->signal));
+    fmt::print("  decided by '{}', {}:{} ({}, mode {})\n", printable(decides->name), decides->file, decides->line, how,
+               decides->enforce ? "enforce" : "observe");
+  } else {
+    fmt::print("  no rule denies or kills it\n");
+  }
+  // Every other rule that is about this path, and why it does or does not apply.
+  std::vector<std::uint32_t> both;
+  for (const std::uint32_t index : policy::rules_at(loaded->compiled, operation, both)) {
+    const policy::Rule& rule = loaded->policy.rules[index];
+    if (&rule == decides) {
+      continue;
+    }
+    std::string why;
+    if ((rule.operations >> operation.raw.operation & 1) == 0) {
+      why = "is about the path, not about this operation";
+    } else if (!rule.only.empty() && !rule.only.hold(operation)) {
+      why = "does not apply: 'only' is about other subjects";
+    } else if (!rule.unless.empty() && rule.unless.hold(operation)) {
+      why = "does not apply: 'unless' leaves this subject out";
+    } else {
+      why = rule.stops(operation) ? fmt::format("would {} it, and comes later", policy::action_name(rule.action)) : "records it";
+    }
+    fmt::print("  '{}' ({}:{}) {}\n", printable(rule.name), rule.file, rule.line, why);
+  }
+  explain_object(operation);
+  return 0;
+}
+
+std::string_view string_of(const simdjson::dom::element& event, const char* key) {
+  std::string_view text;
+  return event[key].get(text) == simdjson::SUCCESS ? text : std::string_view{};
+}
+
+// A recorded event as an operation. False where it is none (lost, or of another kind).
+bool read_event(const simdjson::dom::element& event, event::Operation& operation) {
+  const auto wanted = event::operation_from_name(string_of(event, "operation"));
+  if (!wanted) {
+    return false;
+  }
+  operation.raw.operation = static_cast<vg_u8>(*wanted);
+  const auto path = [&](const char* key) { return string_of(event, key).empty() ? std::nullopt : std::optional<std::string>(string_of(event, key)); };
+  operation.path = path("path");
+  operation.dst_path = path("dst_path");
+  const auto number = [&](const char* key) {
+    std::uint64_t value = 0;
+    return event[key].get(value) == simdjson::SUCCESS ? static_cast<std::uint32_t>(value) : 0u;
+  };
+  operation.raw.uid = number("uid");
+  operation.raw.gid = number("gid");
+  const std::string_view comm = string_of(event, "comm");
+  comm.copy(operation.raw.comm, sizeof operation.raw.comm - 1);
+  auto process = std::make_shared<event::Process>();
+  bool deleted = false;
+  if (event["exe_deleted"].get(deleted) == simdjson::SUCCESS) {
+    process->exe_deleted = deleted;
+  }
+  if (const std::string_view exe = string_of(event, "exe"); !exe.empty()) {
+    process->exe = exe;
+  }
+  if (const std::string_view cgroup = string_of(event, "cgroup"); !cgroup.empty()) {
+    process->cgroup = cgroup;
+  }
+  process->container.id = string_of(event, "container_id");
+  simdjson::dom::array ancestors;
+  if (event["ancestors"].get(ancestors) == simdjson::SUCCESS) {
+    for (const simdjson::dom::element& one : ancestors) {
+      event::Ancestor ancestor;
+      if (const std::string_view exe = string_of(one, "exe"); !exe.empty()) {
+        ancestor.exe = std::make_shared<const std::string>(exe);
+      }
+      process->ancestors.push_back(std::move(ancestor));
+    }
+  }
+  operation.process = std::move(process);
+  bool success = true;
+  if (event["success"].get(success) == simdjson::SUCCESS && !success) {
+    operation.raw.retval = -1;
+  }
+  return true;
+}
+
+util::Result<int> simulate(const PolicyText& text) {
+  auto loaded = load(text.file);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  struct Stopped {
+    std::uint64_t succeeded = 0;  // what worked then and would not now
+    std::uint64_t failed = 0;
+  };
+  std::map<std::tuple<std::size_t, std::string, std::string, std::string>, Stopped> stopped;  // rule, operation, program, path
+  std::vector<bool> asked(loaded->policy.rules.size());
+  std::vector<std::uint32_t> both;
+  std::uint64_t events = 0;
+  std::uint64_t others = 0;
+  std::size_t cut = 0;
+  for (const std::string& file : text.events) {
+    simdjson::dom::parser parser;
+    simdjson::dom::document_stream stream;
+    simdjson::padded_string content;
+    if (const auto error = simdjson::padded_string::load(file).get(content); error != simdjson::SUCCESS) {
+      return util::fail(EX_NOINPUT, fmt::format("cannot read the events {}: {}", file, simdjson::error_message(error)));
+    }
+    if (content.size() == 0) {
+      continue;
+    }
+    constexpr std::size_t kLongest = 1u << 20;
+    if (const auto error = parser.parse_many(content, kLongest).get(stream); error != simdjson::SUCCESS) {
+      return util::fail(EX_DATAERR, fmt::format("cannot read the events {}: {}", file, simdjson::error_message(error)));
+    }
+    for (auto it = stream.begin(); it != stream.end(); ++it) {
+      simdjson::dom::element element;
+      if (const auto error = (*it).get(element); error != simdjson::SUCCESS || !element.is_object()) {
+        const std::string_view before = std::string_view(content).substr(0, it.current_index());
+        return util::fail(EX_DATAERR, fmt::format("{}:{}: no event: {}; a line is one JSON object", file, std::ranges::count(before, '\n') + 1,
+                                                  error != simdjson::SUCCESS ? simdjson::error_message(error) : "not an object"));
+      }
+      event::Operation operation;
+      if (!read_event(element, operation)) {
+        ++others;
+        continue;
+      }
+      ++events;
+      const policy::Rule* rule = decide(*loaded, operation);
+      for (const std::uint32_t index : policy::rules_at(loaded->compiled, operation, both)) {
+        asked[index] = asked[index] || loaded->policy.rules[index].asks_for(operation);
+      }
+      if (rule != nullptr) {
+        const auto place = static_cast<std::size_t>(rule - loaded->policy.rules.data());
+        Stopped& count = stopped[{place, std::string(event::operation_name(operation.raw.operation)), operation.process->exe.value_or(operation.raw.comm),
+                                  operation.path.value_or("")}];
+        ++(operation.success() ? count.succeeded : count.failed);
+      }
+    }
+    cut += stream.truncated_bytes();
+  }
+  if (cut > 0) {
+    fmt::print(stderr, "note: the last {} bytes are no whole line and were left out\n", cut);
+  }
+  std::uint64_t total = 0;
+  for (const auto& [key, count] : stopped) {
+    const auto& [rule, operation, program, path] = key;
+    total += count.succeeded;
+    fmt::print("{}  {}: {} {} by {}: {} times{}\n", policy::action_name(loaded->policy.rules[rule].action), printable(loaded->policy.rules[rule].name),
+               operation, printable(path), printable(program), count.succeeded + count.failed,
+               count.failed == 0 ? "" : fmt::format(", {} of which failed anyway", count.failed));
+  }
+  for (std::size_t r = 0; r < asked.size(); ++r) {
+    if (!asked[r]) {
+      const policy::Rule& rule = loaded->policy.rules[r];
+      fmt::print("never  {} ({}:{}) was about none of these events\n", printable(rule.name), rule.file, rule.line);
+    }
+  }
+  fmt::print("{} events, {} that succeeded would have been stopped\n", events, total);
+  if (others > 0) {
+    fmt::print(stderr, "note: {} lines were no operations (records of losses)\n", others);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Registered add_policy(CLI::App& root) {
+  auto text = std::make_shared<PolicyText>();
+  CLI::App* app = root.add_subcommand("policy", "Check, test, explain and simulate policies");
+  const auto command = [&](const char* name, const char* what) {
+    CLI::App* sub = app->add_subcommand(name, what);
+    sub->add_option("FILE", text->file, "Policy file, or a directory of them")->required();
+    return sub;
+  };
+  CLI::App* check_app = command("check", "Read a policy, compile it, say what it would cost and what is worth a second look");
+  CLI::App* test_app = command("test", "Try what the rules' 'expect' says, offline");
+  CLI::App* explain_app = command("explain", "Which rule decides about one operation, and why the others do not");
+  explain_app->add_option("--path", text->path, "What it is done to")->required()->type_name("PATH");
+  explain_app->add_option("--dst-path", text->dst_path, "The second path of a rename or link")->type_name("PATH");
+  explain_app->add_option("--do", text->operation, "The operation (default: open)")->type_name("OP");
+  explain_app->add_option("--as", text->as, "Who: uid, gid, user, group, exe, comm, ancestor, cgroup, container (default: root, by an unknown program)")
+      ->type_name("KEY=VALUE,..")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  CLI::App* simulate_app = command("simulate", "What a policy would have stopped of recorded events");
+  simulate_app->add_option("--events", text->events, "Events as vfsguard writes them (JSON Lines; repeatable)")
+      ->required()
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  app->require_subcommand(1);
+  app->footer(
+      "Examples:\n"
+      "  vfsguard policy check /etc/vfsguard/policy.yaml\n"
+      "  vfsguard policy explain policy.yaml --path /etc/shadow --do open --as uid=1000,exe=/bin/cat\n"
+      "  vfsguard policy simulate policy.yaml --events /var/log/vfsguard.jsonl");
+  return {app, [=]() -> util::Result<int> {
+            return check_app->parsed() ? check(*text) : test_app->parsed() ? test(*text) : explain_app->parsed() ? explain(*text) : simulate(*text);
+          }};
+}
+
+}  // namespace vfsguard::cli

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a checked policy to the tables by which the kernel decides (bpf/abi/control.h, bpf/lib/judge.bpf.h): the rules that deny or kill, with
+// everything that they ask of the subject, and the directories that protected paths lead through.
+//
+// A decision costs a walk of the object's path and what the rules about that path ask; how many other rules there are does not matter.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "policy/automaton.h"
+#include "policy/policy.h"
+#include "util/result.h"
+
+namespace vfsguard::policy {
+
+// Tables larger than this are refused: kernel memory that is never given back while the policy stands.
+inline constexpr std::size_t kMaxTableBytes = 64u << 20;
+
+struct Enforcement {
+  std::vector<std::byte> tables;  // the value of the map `tables`
+  std::uint64_t operations = 0;   // bit per VG_OP_*: some rule that denies or kills is about it
+  std::uint32_t rules = 0;        // of the policy, those that only record too: a clause names its rule by its place among them
+  std::uint32_t clauses = 0;
+  std::uint32_t sets = 0;
+  Automaton automaton;  // as in the tables; head.path_start, for what is looked up in user space
+};
+
+util::Result<Enforcement> compile_enforcement(const Policy& policy);
+
+// The paths of the directories that lead to what a glob matches, and into it: "/home", "/home/*" for "/home/*/.ssh"; "/srv", "/srv/**" for
+// "/srv/**".
+std::vector<std::string> directories_above(const std::string& glob);
+
+}  // namespace vfsguard::policy
