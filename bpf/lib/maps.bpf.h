@@ -280,8 +280,8 @@ struct {
 
 struct process_scratch {
 	struct walk walk;
-	struct vg_process process;
 	struct process_state unstored; /* of a process whose storage cannot be had now */
+	struct vg_process process;     /* what follows it is sent with it */
 	union {
 		struct path_buffer path; /* the executable comes first */
 		char data[4 * VG_PATH_MAX];
