@@ -96,16 +96,16 @@ static __always_inline int ask_two(__u64 operations, __u64 from, __u64 from_mnt,
 }
 
 /* The object keeps what protects it under its new name. */
-static __always_inline bool carry(__u64 dentry, __u32 set, __u32 to_set)
+static __always_inline bool carry(const struct deed *d, __u64 dentry, __u32 set, __u32 to_set)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
 	const struct vg_range *range;
 
 	if (!t || !set || set == to_set || !inode || is_directory(inode))
 		return true;
 	range = table_at(t, t->ranges_at + set * sizeof(*range), sizeof(*range));
-	if (!range->count || mark(inode, set))
+	if (!range->count || mark(t, d->walk.version, inode, set))
 		return true;
 	COUNT(labels_full);
 	return false;
@@ -143,7 +143,7 @@ static __always_inline int ask_naming(__u64 operations, __u64 from, __u64 to, __
 		judge_move(d);
 	d->dentry = from;
 	/* Marked before it is known whether it goes through: a label too many protects too much for as long as the inode lives. */
-	refuse = !(d->rule != ~0u && d->enforce) && (!carry(from, from_set, to_set) || (exchanges && !carry(to, to_set, from_set)));
+	refuse = !(d->rule != ~0u && d->enforce) && (!carry(d, from, from_set, to_set) || (exchanges && !carry(d, to, to_set, from_set)));
 	return answer_with(d, refuse);
 }
 
@@ -403,6 +403,15 @@ int look(struct vg_look *look)
 	look->mnt_id = FIELD(struct mount, mount_of(mnt), mnt_id);
 	read_label(&look->object, (__u64)FIELD(struct dentry, dentry, d_inode));
 	return 0;
+}
+
+/* Run by the agent: marks an object that has several names, or that an older version of the policy marked. */
+SEC("syscall")
+int give_mark(struct vg_giving *giving)
+{
+	struct vg_label label = giving->object;
+
+	return put_mark(&label, giving->version, giving->set) ? 0 : 1;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

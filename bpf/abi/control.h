@@ -35,8 +35,11 @@ struct vg_tables {
 	vg_u32 members_at;   /* struct vg_member, a hash table with linear probing */
 	vg_u32 members_mask; /* its size, a power of two, less one */
 	vg_u32 any_set;      /* the range of every clause: for what could not be read */
-	vg_u32 pad[2];
+	vg_u32 translate_at; /* vg_u32 per match set of the version before: the set that says the same here; 0: there was none before */
+	vg_u32 translated;   /* how many */
 };
+
+#define VG_FIRST_VERSION 1 /* of the policy; each that takes its place has the next */
 
 /* The clauses about what lies in a match set, in the order of their rules. */
 struct vg_range {
@@ -101,6 +104,19 @@ struct vg_label {
 	vg_u64 ino;
 	vg_u32 dev; /* kernel-internal encoding */
 	vg_u32 generation;
+};
+
+/* What protects it: by version of the policy (its lowest bit), version << 32 | match set. */
+struct vg_mark {
+	vg_u64 by[2];
+};
+#define VG_MARK(version, set) ((vg_u64)(version) << 32 | (set))
+
+/* BPF_PROG_TEST_RUN of the program `give_mark`. */
+struct vg_giving {
+	struct vg_label object;
+	vg_u32 version;
+	vg_u32 set;
 };
 
 /* BPF_PROG_TEST_RUN of the program `look`: who is behind this descriptor of the agent's? */
@@ -206,6 +222,7 @@ struct vg_aggregate {
 
 VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
 VG_ASSERT(sizeof(struct vg_tables) == 320);
+VG_ASSERT(sizeof(struct vg_mark) == 16);
 VG_ASSERT(sizeof(struct vg_range) == 32);
 VG_ASSERT(sizeof(struct vg_clause) == 128);
 VG_ASSERT(sizeof(struct vg_dfa_state) == 16);

@@ -32,7 +32,7 @@ typedef __s64 vg_s64;
 #define VG_ASSERT(condition) _Static_assert(condition, #condition)
 #endif
 
-#define VG_ABI_VERSION 5
+#define VG_ABI_VERSION 6
 
 /* Record kinds. */
 #define VG_RECORD_EVENT 1   /* struct vg_event: one completed operation */
@@ -271,10 +271,11 @@ struct vg_record {
 struct vg_decision {
 	vg_u64 inode;     /* of the object; 0: it did not exist */
 	vg_u32 rule;
+	vg_u16 version;   /* of the policy, its lower half */
 	vg_u8 verdict;    /* VG_VERDICT_NONE: told already */
 	vg_u8 mechanism;
 	vg_u8 code;       /* the errno that the call was refused with */
-	vg_u8 pad;
+	vg_u8 pad[7];
 };
 
 /* Of io_uring's workers it is found by the process and the object. */
@@ -339,9 +340,9 @@ struct vg_event {
 	vg_u8 lane;        /* VG_LANE_* */
 	vg_u8 verdict;     /* VG_VERDICT_*: what enforcement did to it; the others are VG_VERDICT_NONE */
 	vg_u8 mechanism;   /* VG_MECHANISM_*: who carried that out */
-	vg_u8 pad[2];
+	vg_u16 rule_version; /* of the policy in which it has that place: its lower half */
 	vg_u32 rule;       /* the deciding one's place in the policy */
-	vg_u32 pad2;
+	vg_u32 policy_version; /* that match and match2 are of */
 	char comm[VG_COMM_LEN];
 	char parent_comm[VG_COMM_LEN];
 	char fs_type[VG_FSTYPE_LEN];

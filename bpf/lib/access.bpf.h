@@ -53,19 +53,19 @@ static __always_inline struct uninteresting *slot_of(__u64 file, __u64 image)
 }
 
 /* From the entry: what was read there is a number, what it was made of the verifier may know as a pointer. */
-static __always_inline __u64 check_of(const volatile struct uninteresting *u)
+static __always_inline __u64 check_of(const volatile struct uninteresting *u, __u32 version)
 {
-	return ~(u->file ^ u->inode << 1 ^ u->image << 2);
+	return ~(u->file ^ u->inode << 1 ^ u->image << 2 ^ (__u64)version << 32);
 }
 
 static __always_inline bool is_uninteresting(__u64 file, __u64 inode, __u64 image)
 {
 	const volatile struct uninteresting *u = slot_of(file, image);
 
-	return u && u->file == file && u->inode == inode && u->image == image && u->check == check_of(u);
+	return u && u->file == file && u->inode == inode && u->image == image && u->check == check_of(u, policy_version);
 }
 
-static __always_inline void make_uninteresting(__u64 file, __u64 inode, __u64 image)
+static __always_inline void make_uninteresting(__u64 file, __u64 inode, __u64 image, __u32 version)
 {
 	volatile struct uninteresting *u = slot_of(file, image);
 
@@ -74,7 +74,7 @@ static __always_inline void make_uninteresting(__u64 file, __u64 inode, __u64 im
 	u->file = file;
 	u->inode = inode;
 	u->image = image;
-	u->check = check_of(u);
+	u->check = check_of(u, version);
 }
 
 /*
@@ -128,7 +128,7 @@ static __noinline void note_access(struct scratch *s, __u64 file, __u32 operatio
 	if (!inode)
 		return;
 	if (s->finishing.answer == COMPLETE_NOT_FOR_US)
-		make_uninteresting(file, inode, image_of(task));
+		make_uninteresting(file, inode, image_of(task), s->walk.version);
 	if (every_access || refused_accesses)
 		return;
 	session = bpf_map_lookup_elem(&sessions, &key);
@@ -141,6 +141,7 @@ static __noinline void note_access(struct scratch *s, __u64 file, __u32 operatio
 	__builtin_memset(&s->session, 0, sizeof(s->session));
 	s->session.inode = inode;
 	s->session.match = s->finishing.match;
+	s->session.version = s->walk.version;
 	s->session.access.first_ns = bpf_ktime_get_boot_ns();
 	count_access(&s->session.access, operation, result);
 	process = process_of(task);
@@ -256,6 +257,7 @@ __noinline int end_session(struct scratch *s, const struct session_key *key)
 	s->spare.passed = 1;
 	s->spare.file = at.file;
 	s->spare.at.match = session->match;
+	s->spare.walk.version = session->version;
 	s->spare.to.ptr = 1;
 	s->spare.to.is_text = 1;
 	s->spare.to.flags = VG_RAW_PRESENT;

@@ -17,10 +17,12 @@
 #include "decisions.bpf.h"
 #include "walk.bpf.h"
 
-const volatile __u64 decided_operations = 0; /* that some clause is about */
 const volatile __u32 deed_mask = 63;
 const volatile __u32 mechanism = VG_MECHANISM_LSM;
 const volatile __u32 our_mnt_ns = 0;         /* the agent's */
+const volatile __u32 rule_capacity = 1;      /* room in rule_counts for the rules of one policy */
+
+volatile __u64 decided_operations = 0; /* that some clause is about, of any policy that still decides */
 
 __u32 agent_tgid = 0;   /* locks itself out never */
 __u32 generation = 1;   /* raised when homes, labels or the number of a file's names change: what was remembered is void */
@@ -94,7 +96,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, struct vg_label);
-	__type(value, __u32); /* the match set */
+	__type(value, struct vg_mark);
 } labels SEC(".maps");
 
 struct {
@@ -107,7 +109,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* rules of the policy */
+	__uint(max_entries, 2); /* twice rule_capacity: by the lowest bit of the version */
 	__type(key, __u32);
 	__type(value, struct vg_rule_counts);
 } rule_counts SEC(".maps");
@@ -143,11 +145,11 @@ struct epoch {
 };
 
 /* False where nothing may be remembered now. */
-static __always_inline bool take_epoch(struct epoch *e)
+static __always_inline bool take_epoch(struct epoch *e, __u32 version)
 {
 	e->renames = 1;
 	e->mounts = 1;
-	e->generation = generation;
+	e->generation = generation + version; /* both only grow: no two pairs of them that follow each other have one sum */
 	if (&rename_lock)
 		bpf_probe_read_kernel(&e->renames, sizeof(e->renames), &rename_lock);
 	if (&mount_lock)
@@ -174,13 +176,13 @@ static __always_inline __u64 free_check(const struct free_object *f)
 }
 
 /* What would be remembered of it now. False: nothing, it has several names, or names are changing at this moment. */
-static __always_inline bool describe_free(struct free_object *f, __u64 dentry, __u64 mnt)
+static __always_inline bool describe_free(struct free_object *f, __u64 dentry, __u64 mnt, __u32 version)
 {
 	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
 	struct epoch e;
 
 	/* Of several names another may be protected. Directories have one, whatever their link count. */
-	if (!inode || (!is_directory(inode) && FIELD(struct inode, inode, i_nlink) > 1) || !take_epoch(&e))
+	if (!inode || (!is_directory(inode) && FIELD(struct inode, inode, i_nlink) > 1) || !take_epoch(&e, version))
 		return false;
 	f->dentry = dentry;
 	f->mnt = mnt;
@@ -211,7 +213,7 @@ static __always_inline void remember_free(struct deed *d)
 	struct free_object *f = free_slot(d->dentry, d->mnt);
 	struct epoch e;
 
-	if (!f || !take_epoch(&e) || e.renames != d->now.renames || e.mounts != d->now.mounts || e.generation != d->now.generation)
+	if (!f || !take_epoch(&e, d->walk.version) || e.renames != d->now.renames || e.mounts != d->now.mounts || e.generation != d->now.generation)
 		return;
 	f->check = 0;
 	__builtin_memcpy(f, &d->now, offsetof(struct free_object, check));
@@ -257,10 +259,15 @@ static __always_inline __u64 home_of(__u64 dentry)
 	return home->mnt;
 }
 
+static __always_inline const struct vg_tables *tables_for(const struct deed *d)
+{
+	return d ? tables_of(d->walk.version) : NULL;
+}
+
 /* The automaton's answer for one way up. */
 static __always_inline __u32 match_from(struct deed *d, __u32 start, __u64 dentry, __u64 mnt)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 
 	if (!t)
 		return 0;
@@ -272,7 +279,7 @@ static __always_inline __u32 match_from(struct deed *d, __u32 start, __u64 dentr
 /* Its executable's match sets: as its own mounts name it, and as the agent's do. What was deleted matches nothing. */
 static __always_inline void match_executable(struct deed *d, __u64 file, __u32 *own, __u32 *ours)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	__u64 dentry, mnt, home;
 
 	*own = 0;
@@ -335,7 +342,7 @@ __noinline int learn_ancestors(struct deed *d)
 static long control_group_step(__u32 i, struct deed **of)
 {
 	struct deed *d = *of;
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	__u64 parent, name;
 	long n;
 
@@ -355,7 +362,7 @@ static long control_group_step(__u32 i, struct deed **of)
 __noinline int learn_control_group(struct deed *d)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 
 	if (!d || !t)
 		return 0;
@@ -371,7 +378,7 @@ __noinline int learn_control_group(struct deed *d)
 
 __noinline int learn_name(struct deed *d)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	__u32 len = 0;
 
 	if (!d || !t)
@@ -406,9 +413,9 @@ static __always_inline void learn(struct deed *d, __u32 kinds)
 		learn_ancestors(d);
 }
 
-static __noinline bool is_member(__u32 list, __u32 value)
+static __noinline bool is_member(__u32 version, __u32 list, __u32 value)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_of(version);
 	__u32 hash = VG_MEMBER_HASH(list, value);
 
 	if (!t)
@@ -424,9 +431,11 @@ static __noinline bool is_member(__u32 list, __u32 value)
 	return false;
 }
 
-static __always_inline bool is_either(__u32 list, const __u32 *id, bool both)
+static __always_inline bool is_either(__u32 version, __u32 list, const __u32 *id, bool both)
 {
-	return both ? is_member(list, id[0]) && is_member(list, id[1]) : is_member(list, id[0]) || is_member(list, id[1]);
+	if (both)
+		return is_member(version, list, id[0]) && is_member(version, list, id[1]);
+	return is_member(version, list, id[0]) || is_member(version, list, id[1]);
 }
 
 /*
@@ -435,23 +444,25 @@ static __always_inline bool is_either(__u32 list, const __u32 *id, bool both)
  */
 static __always_inline bool condition_holds(const struct deed *d, __u32 kind, __u32 list, bool ours)
 {
+	__u32 version = d->walk.version;
+
 	switch (kind) {
 	case VG_WHO_UID:
-		return is_either(list, d->uid, ours);
+		return is_either(version, list, d->uid, ours);
 	case VG_WHO_GID:
-		return is_either(list, d->gid, ours);
+		return is_either(version, list, d->gid, ours);
 	case VG_WHO_EXE:
-		return is_member(list, d->exe[1]) || (!ours && is_member(list, d->exe[0]));
+		return is_member(version, list, d->exe[1]) || (!ours && is_member(version, list, d->exe[0]));
 	case VG_WHO_COMM:
-		return is_member(list, d->comm);
+		return is_member(version, list, d->comm);
 	case VG_WHO_CGROUP:
 	case VG_WHO_CONTAINER:
-		return is_member(list, d->cgroup);
+		return is_member(version, list, d->cgroup);
 	case VG_WHO_ANCESTOR:
 		for (__u32 i = 0; i < VG_ANCESTORS_MAX; i++) {
 			if (i >= d->above)
 				return false;
-			if (is_member(list, d->ancestors[1][i]) || (!ours && is_member(list, d->ancestors[0][i])))
+			if (is_member(version, list, d->ancestors[1][i]) || (!ours && is_member(version, list, d->ancestors[0][i])))
 				return true;
 		}
 	}
@@ -504,7 +515,7 @@ static long clause_step(__u32 i, struct considering *c)
 /* What a match set says; the first rule that applies stays in d. */
 __noinline int consider(struct deed *d, __u32 set)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	const struct vg_range *range;
 	struct considering c;
 
@@ -530,19 +541,35 @@ static __always_inline void read_label(struct vg_label *label, __u64 inode)
 	label->generation = FIELD(struct inode, inode, i_generation);
 }
 
+/* The match set that the mark stands for in this version; 0: none. */
+static __always_inline __u32 marked_as(const struct vg_tables *t, __u32 version, const volatile struct vg_mark *mark)
+{
+	__u64 now, before;
+
+	if (!mark)
+		return 0;
+	now = mark->by[version & 1];
+	if (now >> 32 == version)
+		return now;
+	before = mark->by[~version & 1];
+	if (before >> 32 != version - 1 || (__u32)before >= t->translated)
+		return 0;
+	return *(const __u32 *)table_at(t, t->translate_at + (__u32)before * sizeof(__u32), sizeof(__u32));
+}
+
 /* By every name of d->dentry. The match set that protects it stays in d->set; 0: none does. */
 __noinline int judge(struct deed *d)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	__u64 inode, home;
 	struct vg_label label = {};
 	bool steady;
-	__u32 set, *marked;
+	__u32 set;
 
 	if (!d || !t)
 		return 0;
 	d->set = 0;
-	steady = describe_free(&d->now, d->dentry, d->mnt);
+	steady = describe_free(&d->now, d->dentry, d->mnt, d->walk.version);
 	if (steady && is_known_free(d)) {
 		COUNT(known);
 		return 0;
@@ -568,10 +595,10 @@ __noinline int judge(struct deed *d)
 	inode = (__u64)FIELD(struct dentry, d->dentry, d_inode);
 	if (labels_given && inode) {
 		read_label(&label, inode);
-		marked = bpf_map_lookup_elem(&labels, &label);
-		if (marked && *marked != d->set) {
-			d->set = *marked;
-			consider(d, *marked);
+		set = marked_as(t, d->walk.version, bpf_map_lookup_elem(&labels, &label));
+		if (set && set != d->set) {
+			d->set = set;
+			consider(d, set);
 		}
 	}
 	if (!d->set && steady)
@@ -582,7 +609,7 @@ __noinline int judge(struct deed *d)
 /* A directory that protected paths lead through is not moved to where they would have other names. */
 __noinline int judge_move(struct deed *d)
 {
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_for(d);
 	__u64 operations, home;
 	__u32 from_set, to_set;
 
@@ -605,16 +632,31 @@ __noinline int judge_move(struct deed *d)
 	return 0;
 }
 
+/* What protects this object from now on, whatever its path says. In place, so that nothing that another program notes there is lost. */
+static __always_inline bool put_mark(const struct vg_label *label, __u32 version, __u32 set)
+{
+	struct vg_mark fresh = {};
+	volatile struct vg_mark *mark;
+
+	fresh.by[version & 1] = VG_MARK(version, set);
+	if (!bpf_map_update_elem(&labels, label, &fresh, BPF_NOEXIST)) {
+		labels_given = 1;
+		return true;
+	}
+	mark = bpf_map_lookup_elem(&labels, label);
+	if (!mark)
+		return false;
+	mark->by[version & 1] = VG_MARK(version, set);
+	return true;
+}
+
 /* It gets another name: what protects it now goes along. False where that could not be noted. */
-static __always_inline bool mark(__u64 inode, __u32 set)
+static __always_inline bool mark(const struct vg_tables *t, __u32 version, __u64 inode, __u32 set)
 {
 	struct vg_label label = {};
 
 	read_label(&label, inode);
-	if (bpf_map_update_elem(&labels, &label, &set, BPF_NOEXIST) == -EEXIST)
-		return true;
-	labels_given = 1;
-	return bpf_map_lookup_elem(&labels, &label) != NULL;
+	return marked_as(t, version, bpf_map_lookup_elem(&labels, &label)) || put_mark(&label, version, set);
 }
 
 /* Carries the verdict out where the hook's answer is what counts; returns the answer. */
@@ -627,14 +669,15 @@ __noinline int conclude(struct deed *d)
 
 	if (!d || d->rule == ~0u || !d->enforce)
 		return 0;
-	rule = d->rule;
+	rule = d->rule + (d->walk.version & 1) * rule_capacity;
 	counts = bpf_map_lookup_elem(&rule_counts, &rule);
 	if (counts)
 		__sync_fetch_and_add(&counts->stopped, 1);
 	decision = bpf_task_storage_get(&decisions, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (decision) {
 		decision->inode = (__u64)FIELD(struct dentry, d->dentry, d_inode);
-		decision->rule = rule;
+		decision->rule = d->rule;
+		decision->version = d->walk.version;
 		decision->mechanism = mechanism;
 		decision->code = d->verdict == VG_VERDICT_KILL ? EACCES : d->code;
 		decision->verdict = d->verdict;
@@ -655,6 +698,7 @@ __noinline int conclude(struct deed *d)
 static __always_inline void begin_deed(struct deed *d, __u64 operations, __u64 dentry, __u64 mnt)
 {
 	COUNT(asked);
+	d->walk.version = policy_version;
 	d->operations = operations;
 	d->dentry = dentry;
 	d->mnt = mnt;

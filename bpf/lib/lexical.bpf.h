@@ -70,7 +70,7 @@ __noinline int lexical_feed(struct walk *dir, const struct name_buffer *name, __
 
 	if (!dir || !name)
 		return 0;
-	l.tables = automaton();
+	l.tables = tables_of(dir->version);
 	if (!l.tables || !len || len > VG_PATH_MAX)
 		return 0;
 	l.name = name;

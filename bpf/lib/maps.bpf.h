@@ -167,7 +167,7 @@ struct session_key {
 struct session {
 	__u64 inode; /* another one: the address was used again */
 	__u32 match;
-	__u32 pad;
+	__u32 version; /* of the policy that it was matched by */
 	struct vg_access access;
 };
 
@@ -187,7 +187,7 @@ struct uninteresting {
 	__u64 file;
 	__u64 inode;
 	__u64 image; /* process and exec_id: another program is judged anew */
-	__u64 check; /* of the three: an entry is written without a lock */
+	__u64 check; /* of the three and the policy's version: an entry is written without a lock */
 };
 #define UNINTERESTING_BITS 13
 

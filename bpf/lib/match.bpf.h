@@ -5,11 +5,11 @@
 
 #include "tables.bpf.h"
 
-/* All tables; NULL never in fact. */
-static __always_inline const struct vg_tables *automaton(void)
+/* All tables of a version; NULL never in fact. */
+static __always_inline const struct vg_tables *tables_of(__u32 version)
 {
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&tables, &zero);
+	__u32 place = version & 1;
+	return bpf_map_lookup_elem(&tables, &place);
 }
 
 /* `size` bytes (a power of two, at most 16) at an offset which the mask keeps inside, for the verifier and against a broken table. */

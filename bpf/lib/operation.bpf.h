@@ -238,12 +238,13 @@ __noinline int take_object(struct pending *p)
 __noinline int match_object(struct named *n, struct walk *w, struct component *work)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t;
 
 	if (!n || !w || !work)
 		return 0;
 	if (!filter_path)
 		return 1;
+	t = tables_of(w->version);
 	if (!t)
 		return 0;
 	walk_begin(w, task, n->dentry, n->mnt);
@@ -283,6 +284,7 @@ __noinline int decide(struct pending *p)
 	if (!p)
 		return 0;
 	p->decided = 1;
+	p->walk.version = policy_version;
 	take_object(p);
 	/* An exec is filtered by what the process becomes, which complete sees; the rest by who asks, here already to save the walk. */
 	if (operation_of(p->call) != VG_OP_EXEC && !subject_passes(task, &p->walk, &p->work))
@@ -404,7 +406,7 @@ __noinline int name_changed(struct named *n, struct component *work, __u32 len)
 static __always_inline __u32 match_name(struct scratch *s, struct named *n, struct name_buffer *name, __u32 len)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_of(s->walk.version);
 
 	if (!t || !len || !n->dir_dentry)
 		return 0;
@@ -538,6 +540,7 @@ __noinline int emit(struct scratch *s, struct pending *p, __s64 retval, __u64 le
 	e->hook = hook_id;
 	e->match = p->at.match;
 	e->match2 = p->to.match;
+	e->policy_version = p->walk.version;
 	e->imode = p->at.imode;
 	e->ino = p->at.ino;
 	e->dev = p->at.dev;
@@ -676,6 +679,7 @@ static __always_inline bool take_decision(struct scratch *s, struct pending *p, 
 	s->event.verdict = decision->verdict;
 	s->event.mechanism = decision->mechanism;
 	s->event.rule = decision->rule;
+	s->event.rule_version = decision->version;
 	decision->verdict = VG_VERDICT_NONE;
 	return true;
 }
@@ -713,7 +717,11 @@ __noinline int complete(struct pending *p, __s64 retval)
 	s->event.verdict = VG_VERDICT_NONE;
 	s->event.mechanism = VG_MECHANISM_NONE;
 	s->event.rule = 0;
+	s->event.rule_version = 0;
 	refused = failed && take_decision(s, p, task, retval);
+	if (!p->decided && !p->passed)
+		p->walk.version = policy_version;
+	s->walk.version = p->walk.version;
 	if (!p->passed && !refused) {
 		if (!(operation_mask & (1ull << operation)) || (only_failed && !failed) || (only_write && !asks_for_write(p)))
 			goto filtered;
@@ -732,8 +740,9 @@ __noinline int complete(struct pending *p, __s64 retval)
 		identify(s, p, replaced);
 	if (!p->at.match && !p->to.match && !refused)
 		goto filtered;
-	if (match_operations && !p->passed && !refused) {
-		const struct vg_tables *t = automaton();
+	/* By another policy than when it was matched: user space matches it again. */
+	if (match_operations && !p->passed && !refused && p->walk.version == policy_version) {
+		const struct vg_tables *t = tables_of(p->walk.version);
 
 		answer = COMPLETE_FILTERED;
 		if (!t || !((set_operations(t, p->at.match) | set_operations(t, p->to.match)) & (1ull << operation)))

@@ -61,7 +61,7 @@ static __always_inline struct process_state *process_of(struct task_struct *task
 static __always_inline bool exe_passes(struct task_struct *task, struct walk *w, struct component *work)
 {
 	struct process_state *state = process_of(task);
-	const struct vg_tables *t = automaton();
+	const struct vg_tables *t = tables_of(w->version);
 	__u64 file;
 	__u32 end;
 

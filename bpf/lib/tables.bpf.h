@@ -36,12 +36,18 @@ struct walk {
 	__u32 rooted; /* the caller's root was met, */
 	__u32 root_at; /* when so much was stored */
 	__u32 done;
+	__u32 version; /* of the policy, whose tables decide; stays from walk to walk */
 };
 
-/* struct vg_tables and what follows it; its size is set before loading. */
+/*
+ * struct vg_tables and what follows it, of two versions of the policy: while one decides, the other can be filled. Their size is set before
+ * loading. What was begun by one version goes on by it; user space waits for the programs that run before it fills the same place again.
+ */
+volatile __u32 policy_version = VG_FIRST_VERSION;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, 4096);
 } tables SEC(".maps");

@@ -125,7 +125,7 @@ __noinline __u32 walk_match(struct walk *w, struct component *work)
 	if (!w || !work)
 		return 0;
 	m.w = w;
-	m.tables = automaton();
+	m.tables = tables_of(w->version);
 	m.work = work;
 	if (!m.tables)
 		return 0;

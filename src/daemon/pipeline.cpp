@@ -416,11 +416,9 @@ void Pipeline::summary() {
   }
   if (options_.enforcer) {
     const enforce::Counts counts = options_.enforcer->counts();
-    for (std::size_t i = 0; i < counts.rules.size(); ++i) {
-      if (counts.rules[i].stopped > 0) {
-        fmt::print(stderr, "  rule '{}': stopped {}{}\n", options_.policy->rules[i].name, counts.rules[i].stopped,
-                   counts.rules[i].kill_failed > 0 ? fmt::format(", of which {} could not be sent the signal", counts.rules[i].kill_failed) : "");
-      }
+    for (const auto& [name, rule] : counts.rules) {
+      fmt::print(stderr, "  rule '{}': stopped {}{}\n", name, rule.stopped,
+                 rule.kill_failed > 0 ? fmt::format(", of which {} could not be sent the signal", rule.kill_failed) : "");
     }
     fmt::print(stderr, "  decisions: {}, of which {} about what no rule names; unreadable {}, refused for want of memory {}, marks without room {}\n",
                counts.total.asked, counts.total.known, counts.total.unreadable, counts.total.no_memory, counts.total.labels_full);

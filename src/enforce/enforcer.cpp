@@ -20,6 +20,7 @@
 
 #include "enforce.skel.h"
 #include "event/names.h"
+#include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
 #include "util/fd.h"
 #include "util/mountinfo.h"
@@ -76,6 +77,10 @@ constexpr std::array<std::string_view, 4> kNewer{"file_truncate", "inode_set_acl
 // Not worth asking: whoever looks may have to wait for another machine.
 constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "autofs", "fuse.sshfs"};
 
+// Room from the start, so that most changes of a policy fit.
+constexpr std::uint32_t kRulesAtLeast = 256;
+constexpr std::size_t kTablesAtLeast = 64u << 10;
+
 // Entries that are looked at, at most, to find protected files with several names.
 constexpr std::size_t kMaxLooked = 500'000;
 
@@ -105,50 +110,65 @@ std::string fixed_part(const std::string& glob) {
   return slash == 0 ? "/" : glob.substr(0, slash);
 }
 
+bool is_needed(const EnforcedHook& hook, std::uint64_t operations) {
+  // The first also shows that hooks are called at all.
+  return (hook.operations & operations) != 0 || &hook == kHooks || std::ranges::find(kAlways, hook.name) != kAlways.end();
+}
+
 }  // namespace
 
 struct Enforcer::State {
   std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton;
   std::vector<std::unique_ptr<bpf_link, LinkDeleter>> links;
   std::vector<bpf_program*> programs;
+  std::optional<sensor::Grace> grace;
+  std::vector<const EnforcedHook*> hooks;  // that this kernel has
+  std::uint64_t missing = beyond_lsm();    // operations that none of them stops
   util::UniqueFd mountinfo;
   std::vector<std::string> notes;
-  std::uint32_t rules = 0;
-  std::uint64_t table_bytes = 0;
+  std::uint32_t version = VG_FIRST_VERSION;
+  std::uint32_t capacity = 0;     // rules that there is room to count
+  std::size_t table_size = 0;     // of one version
+  std::set<const EnforcedHook*> loaded;
+  std::vector<std::string> names; // of the rules
+  std::set<std::string> globs;    // whose files were looked at for other names
+  std::vector<std::uint32_t> translation;  // from the version before into this one
+  Counts before;                  // what earlier versions did
 
-  util::Result<void> load(const policy::Enforcement& tables, const sensor::KernelFacts& facts);
+  util::Result<void> load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const State* follows);
+  util::Result<void> fill(const policy::Enforcement& tables, std::uint32_t of_version);
   std::optional<vg_look> look(const std::string& path);
   void find_homes();
-  void find_names(const policy::Policy& policy, const policy::Enforcement& tables);
-  [[nodiscard]] bool label(const std::string& path, std::uint32_t set);
+  void find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version);
+  [[nodiscard]] bool mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set);
+  void carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
+  util::Result<void> check(const policy::Policy& policy);
+  void remember(const policy::Policy& policy, const policy::Enforcement& tables);
+  [[nodiscard]] std::map<std::string, vg_rule_counts> rule_counts(std::uint32_t of_version) const;
 };
 
-util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts) {
+util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const State* follows) {
   skeleton.reset(enforce_bpf__open());
   if (!skeleton) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
-  for (const EnforcedHook& hook : kHooks) {
-    const bool always = std::ranges::find(kAlways, hook.name) != kAlways.end();
-    if ((!always && (hook.operations & tables.operations) == 0) || !facts.has(std::string("bpf_lsm_") + hook.name)) {
+  for (const EnforcedHook* hook : hooks) {
+    if (!is_needed(*hook, tables.operations)) {
       continue;
     }
-    bpf_program* enforces = bpf_object__find_program_by_name(skeleton->obj, (std::string("enforce_") + hook.name).c_str());
+    bpf_program* enforces = bpf_object__find_program_by_name(skeleton->obj, (std::string("enforce_") + hook->name).c_str());
     bpf_program__set_autoload(enforces, true);
     programs.push_back(enforces);
+    loaded.insert(hook);
   }
-  bpf_program__set_autoload(skeleton->progs.enforce_file_open, true);  // it also shows that hooks are called at all
-  if (std::ranges::find(programs, skeleton->progs.enforce_file_open) == programs.end()) {
-    programs.push_back(skeleton->progs.enforce_file_open);
+  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.give_mark}) {
+    bpf_program__set_autoload(tool, true);
   }
-  bpf_program__set_autoload(skeleton->progs.who_enforces, true);
-  bpf_program__set_autoload(skeleton->progs.look, true);
   auto& knobs = *skeleton->rodata;
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
-  knobs.decided_operations = tables.operations;
   knobs.mechanism = VG_MECHANISM_LSM;
   struct stat mounts{};
   knobs.our_mnt_ns = stat("/proc/self/ns/mnt", &mounts) == 0 ? static_cast<__u32>(mounts.st_ino) : 0;
@@ -156,21 +176,40 @@ util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, cons
   const __u32 at_once = std::bit_ceil(std::max(cpus * 4, 64u));
   knobs.deed_mask = at_once - 1;
   bpf_map__set_max_entries(skeleton->maps.deeds, at_once);
-  bpf_map__set_max_entries(skeleton->maps.rule_counts, std::max(tables.rules, 1u));
-  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(tables.tables.size()));
-  knobs.table_mask = static_cast<__u32>(tables.tables.size() - 1);
-  table_bytes = tables.tables.size();
-  rules = tables.rules;
+  capacity = std::max(std::bit_ceil(2 * tables.rules), kRulesAtLeast);
+  knobs.rule_capacity = capacity;
+  bpf_map__set_max_entries(skeleton->maps.rule_counts, 2 * capacity);
+  table_size = std::max(tables.tables.size(), kTablesAtLeast);
+  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size));
+  knobs.table_mask = static_cast<__u32>(table_size - 1);
+  skeleton->data->policy_version = version;
+  skeleton->bss->decided_operations = tables.operations;
+  if (follows != nullptr) {
+    // What is marked stays so, and what either of them refuses is told as it was.
+    bpf_map__reuse_fd(skeleton->maps.labels, bpf_map__fd(follows->skeleton->maps.labels));
+    bpf_map__reuse_fd(skeleton->maps.decisions, bpf_map__fd(follows->skeleton->maps.decisions));
+    bpf_map__reuse_fd(skeleton->maps.worker_decisions, bpf_map__fd(follows->skeleton->maps.worker_decisions));
+    skeleton->bss->labels_given = std::atomic_ref(follows->skeleton->bss->labels_given).load();
+  }
   if (const int code = enforce_bpf__load(skeleton.get()); code != 0) {
     return util::fail(EX_UNAVAILABLE, fmt::format("cannot load the programs of enforcement: {} ({})", util::errno_text(-code), sensor::why()));
   }
-  const __u32 zero = 0;
-  if (bpf_map__update_elem(skeleton->maps.tables, &zero, sizeof zero, tables.tables.data(), tables.tables.size(), BPF_ANY) != 0) {
-    return util::fail_errno(EX_OSERR, "cannot fill the tables of enforcement");
+  if (auto filled = fill(tables, version); !filled) {
+    return filled;
   }
   LIBBPF_OPTS(bpf_test_run_opts, run);
   if (bpf_prog_test_run_opts(bpf_program__fd(skeleton->progs.who_enforces), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
+  }
+  return {};
+}
+
+util::Result<void> Enforcer::State::fill(const policy::Enforcement& tables, std::uint32_t of_version) {
+  const __u32 place = of_version & 1;
+  std::vector<std::byte> image = tables.tables;
+  image.resize(table_size);
+  if (bpf_map__update_elem(skeleton->maps.tables, &place, sizeof place, image.data(), image.size(), BPF_ANY) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot fill the tables of enforcement");
   }
   return {};
 }
@@ -217,22 +256,53 @@ void Enforcer::State::find_homes() {
   std::atomic_ref(skeleton->data->generation).fetch_add(1);
 }
 
-bool Enforcer::State::label(const std::string& path, std::uint32_t set) {
-  const auto seen = look(path);
-  if (!seen) {
-    return true;  // gone meanwhile
+bool Enforcer::State::mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set) {
+  vg_giving giving{.object = object, .version = for_version, .set = set};
+  LIBBPF_OPTS(bpf_test_run_opts, run);
+  run.ctx_in = &giving;
+  run.ctx_size_in = sizeof giving;
+  return bpf_prog_test_run_opts(bpf_program__fd(skeleton->progs.give_mark), &run) == 0 && run.retval == 0;
+}
+
+// Marks of `from_version`, the one in force, and of the one before it, as they are in the next. What is marked from now on by the one in force, the
+// next one's tables translate.
+void Enforcer::State::carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version) {
+  const auto translated = [](const std::vector<std::uint32_t>& by, std::uint64_t set) { return set < by.size() ? by[set] : 0; };
+  const int fd = bpf_map__fd(skeleton->maps.labels);
+  vg_label object{};
+  vg_label next{};
+  const vg_label* previous = nullptr;
+  while (bpf_map_get_next_key(fd, previous, &next) == 0) {
+    object = next;
+    previous = &object;
+    vg_mark mark_of{};
+    if (bpf_map_lookup_elem(fd, &object, &mark_of) != 0) {
+      continue;
+    }
+    const auto of = [&](std::uint32_t v) -> std::optional<std::uint32_t> {
+      const std::uint64_t by = mark_of.by[v & 1];
+      return by >> 32 == v ? std::optional(static_cast<std::uint32_t>(by)) : std::nullopt;
+    };
+    std::uint32_t set = 0;
+    if (const auto now = of(from_version)) {
+      set = translated(tables.translation, *now);
+    } else if (const auto earlier = of(from_version - 1)) {
+      set = translated(tables.translation, translated(last, *earlier));
+    }
+    // Without one too: else the kernel would take the mark of the version before for news.
+    (void)mark(object, from_version + 1, set);
   }
-  std::atomic_ref(skeleton->bss->labels_given).store(1);
-  return bpf_map__update_elem(skeleton->maps.labels, &seen->object, sizeof seen->object, &set, sizeof set, BPF_ANY) == 0;
 }
 
 // Protected files that have several names: the others protect them too.
-void Enforcer::State::find_names(const policy::Policy& policy, const policy::Enforcement& tables) {
+void Enforcer::State::find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version) {
   std::set<std::string> from;
   for (const policy::Rule& rule : policy.rules) {
     if (rule.decides() && rule.enforce) {
       for (const policy::Glob& glob : rule.paths) {
-        from.insert(fixed_part(glob.text));
+        if (!globs.contains(glob.text)) {
+          from.insert(fixed_part(glob.text));
+        }
       }
     }
   }
@@ -243,7 +313,8 @@ void Enforcer::State::find_names(const policy::Policy& policy, const policy::Enf
       return;
     }
     if (const std::uint32_t set = tables.automaton.match(tables.automaton.head.path_start, path); set != 0) {
-      full = full || !label(path, set);
+      const auto seen = look(path);
+      full = full || (seen && !mark(seen->object, for_version, set));
     }
   };
   std::string last;
@@ -283,25 +354,9 @@ void Enforcer::State::find_names(const policy::Policy& policy, const policy::Enf
   }
 }
 
-util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy::Enforcement& tables) {
-  sensor::keep_libbpf_words();
-  if (auto ok = sensor::may_load(); !ok) {
-    return util::pass_on(ok.error());
-  }
-  auto facts = sensor::kernel_facts();
-  if (!facts) {
-    return util::pass_on(facts.error());
-  }
-  auto state = std::make_unique<State>();
-  std::uint64_t missing = beyond_lsm();
-  for (const EnforcedHook& hook : kHooks) {
-    if (!facts->has(std::string("bpf_lsm_") + hook.name) && std::ranges::find(kNewer, hook.name) == kNewer.end()) {
-      missing |= hook.operations;
-    }
-  }
-  if (!sensor::lsm_programs_load(*facts)) {
-    return util::fail(EX_UNAVAILABLE, "this kernel has no BPF LSM, which enforcement needs; it needs CONFIG_BPF_LSM=y, and 'bpf' in its lsm= list");
-  }
+// Refuses what the kernel cannot hold; notes what the rule accepts of that.
+util::Result<void> Enforcer::State::check(const policy::Policy& policy) {
+  std::vector<std::string> weaker;
   for (const policy::Rule& rule : policy.rules) {
     const std::uint64_t lost = rule.operations & missing & ~(bit(VG_OP_CLOSE) | bit(VG_OP_EXIT));
     if (!rule.decides() || !rule.enforce || lost == 0) {
@@ -312,16 +367,117 @@ util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy
     if (!rule.degraded) {
       return util::fail(EX_CONFIG, what + "; leave it out, or write 'degraded: accept' to have it only recorded");
     }
-    state->notes.push_back(what + "; it is only recorded");
+    weaker.push_back(what + "; it is only recorded");
   }
-  if (auto ok = state->load(tables, *facts); !ok) {
+  notes = std::move(weaker);
+  return {};
+}
+
+void Enforcer::State::remember(const policy::Policy& policy, const policy::Enforcement& tables) {
+  names.clear();
+  globs.clear();
+  for (const policy::Rule& rule : policy.rules) {
+    names.push_back(rule.name);
+    if (rule.decides() && rule.enforce) {
+      for (const policy::Glob& glob : rule.paths) {
+        globs.insert(glob.text);
+      }
+    }
+  }
+  translation = tables.translation;
+}
+
+util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy::Enforcement& tables, const Enforcer* before) {
+  sensor::keep_libbpf_words();
+  if (auto ok = sensor::may_load(); !ok) {
+    return util::pass_on(ok.error());
+  }
+  auto facts = sensor::kernel_facts();
+  if (!facts) {
+    return util::pass_on(facts.error());
+  }
+  auto state = std::make_unique<State>();
+  for (const EnforcedHook& hook : kHooks) {
+    if (facts->has(std::string("bpf_lsm_") + hook.name)) {
+      state->hooks.push_back(&hook);
+    } else if (std::ranges::find(kNewer, hook.name) == kNewer.end()) {
+      state->missing |= hook.operations;
+    }
+  }
+  if (!sensor::lsm_programs_load(*facts)) {
+    return util::fail(EX_UNAVAILABLE, "this kernel has no BPF LSM, which enforcement needs; it needs CONFIG_BPF_LSM=y, and 'bpf' in its lsm= list");
+  }
+  if (auto ok = state->check(policy); !ok) {
+    return util::pass_on(ok.error());
+  }
+  auto grace = sensor::Grace::open();
+  if (!grace) {
+    return util::pass_on(grace.error());
+  }
+  state->grace = std::move(*grace);
+  const State* follows = before != nullptr ? before->state_.get() : nullptr;
+  if (follows != nullptr) {
+    state->version = follows->version + 1;
+    state->globs = follows->globs;
+  }
+  if (auto ok = state->load(tables, *facts, follows); !ok) {
     return util::pass_on(ok.error());
   }
   state->mountinfo.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   state->find_homes();
-  state->find_names(policy, tables);
+  if (follows != nullptr) {
+    state->carry_marks(tables, follows->translation, follows->version);
+  }
+  state->find_names(policy, tables, state->version);
+  state->remember(policy, tables);
   return Enforcer(std::move(state));
 }
+
+util::Result<bool> Enforcer::replace(const policy::Policy& policy, const policy::Enforcement& tables) {
+  State& state = *state_;
+  const bool hooked =
+      std::ranges::all_of(state.hooks, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || state.loaded.contains(hook); });
+  if (!hooked || tables.tables.size() > state.table_size || tables.rules > state.capacity) {
+    return false;
+  }
+  auto notes = std::move(state.notes);
+  if (auto ok = state.check(policy); !ok) {
+    state.notes = std::move(notes);
+    return util::pass_on(ok.error());
+  }
+  const std::uint32_t next = state.version + 1;
+  if (auto ok = state.fill(tables, next); !ok) {
+    return util::pass_on(ok.error());
+  }
+  const std::uint32_t place = (next & 1) * state.capacity;
+  for (std::uint32_t i = 0; i < state.capacity; ++i) {
+    const __u32 index = place + i;
+    const vg_rule_counts none{};
+    bpf_map__update_elem(state.skeleton->maps.rule_counts, &index, sizeof index, &none, sizeof none, BPF_ANY);
+  }
+  state.carry_marks(tables, state.translation, state.version);
+  state.find_names(policy, tables, next);
+  std::atomic_ref decided(state.skeleton->bss->decided_operations);
+  decided.store(decided.load() | tables.operations);
+  std::atomic_ref(state.skeleton->data->policy_version).store(next);
+  // From here on it is in force. What was begun before goes on by the old one, whose place is free again only then.
+  auto waited = state.grace->wait();
+  decided.store(tables.operations);
+  for (const auto& [name, counts] : state.rule_counts(state.version)) {
+    state.before.rules[name].stopped += counts.stopped;
+    state.before.rules[name].kill_failed += counts.kill_failed;
+  }
+  state.version = next;
+  state.remember(policy, tables);
+  if (!waited) {
+    return util::pass_on(waited.error());
+  }
+  return true;
+}
+
+std::uint32_t Enforcer::version() const { return state_->version; }
+
+void Enforcer::take_over(const Enforcer& before) { state_->before = before.counts(); }
 
 Enforcer::Enforcer(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Enforcer::Enforcer(Enforcer&&) noexcept = default;
@@ -355,11 +511,23 @@ int Enforcer::mounts_fd() const { return state_->mountinfo.get(); }
 
 void Enforcer::mounts_changed() { state_->find_homes(); }
 
+std::map<std::string, vg_rule_counts> Enforcer::State::rule_counts(std::uint32_t of_version) const {
+  std::map<std::string, vg_rule_counts> counts;
+  for (std::uint32_t i = 0; i < names.size(); ++i) {
+    const __u32 index = (of_version & 1) * capacity + i;
+    vg_rule_counts one{};
+    if (bpf_map__lookup_elem(skeleton->maps.rule_counts, &index, sizeof index, &one, sizeof one, 0) == 0 && one.stopped > 0) {
+      counts[names[i]] = one;
+    }
+  }
+  return counts;
+}
+
 Counts Enforcer::counts() const {
-  Counts counts;
-  counts.rules.resize(state_->rules);
-  for (__u32 i = 0; i < state_->rules; ++i) {
-    bpf_map__lookup_elem(state_->skeleton->maps.rule_counts, &i, sizeof i, &counts.rules[i], sizeof counts.rules[i], 0);
+  Counts counts = state_->before;
+  for (const auto& [name, one] : state_->rule_counts(state_->version)) {
+    counts.rules[name].stopped += one.stopped;
+    counts.rules[name].kill_failed += one.kill_failed;
   }
   const __u32 zero = 0;
   std::vector<vg_enforcement> per_cpu(static_cast<std::size_t>(std::max(libbpf_num_possible_cpus(), 1)));
@@ -375,7 +543,7 @@ Counts Enforcer::counts() const {
   return counts;
 }
 
-std::uint64_t Enforcer::table_bytes() const { return state_->table_bytes; }
+std::uint64_t Enforcer::table_bytes() const { return 2 * state_->table_size; }
 
 const std::vector<std::string>& Enforcer::notes() const { return state_->notes; }
 

@@ -4,9 +4,14 @@
 //
 // One thread owns an Enforcer. From attach() on, what the policy forbids does not happen, whoever reads the events or does not; destroying
 // the object ends that. Nothing is pinned.
+//
+// Policies have versions (bpf/lib/tables.bpf.h). replace() puts the next one in force at one moment; what it needs that was not loaded (another
+// hook, larger tables) an Enforcer that follows this one has: open(..., before), attach(), take_over(before), and then `before` may go. While
+// both are attached both policies hold.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,17 +23,16 @@
 
 namespace vfsguard::enforce {
 
-// Of one rule, or in all.
 struct Counts {
-  std::vector<vg_rule_counts> rules;  // by place in the policy
+  std::map<std::string, vg_rule_counts> rules;  // by name, of this policy and those before it
   vg_enforcement total{};
 };
 
 class Enforcer {
  public:
   // Loads; attaches nothing yet. Refuses rules in mode enforce that this kernel cannot hold exactly, unless they accept that (Rule::degraded),
-  // with file:line. EX_UNAVAILABLE: the kernel's reason.
-  static util::Result<Enforcer> open(const policy::Policy& policy, const policy::Enforcement& tables);
+  // with file:line. EX_UNAVAILABLE: the kernel's reason. `before`: whom it follows; what is marked stays so (tables: compiled for that).
+  static util::Result<Enforcer> open(const policy::Policy& policy, const policy::Enforcement& tables, const Enforcer* before = nullptr);
 
   Enforcer(Enforcer&&) noexcept;
   Enforcer& operator=(Enforcer&&) noexcept;
@@ -36,6 +40,14 @@ class Enforcer {
 
   // Fails, with nothing attached, where the hooks are never called.
   util::Result<void> attach();
+
+  // The next version, `tables` compiled to follow the one in force. A decision is made by one of the two, and by the next once this returns.
+  // False: it does not fit what was loaded, and nothing has changed. An error: a rule that this kernel cannot hold (see open()), or the
+  // kernel's reason; nothing has changed either.
+  util::Result<bool> replace(const policy::Policy& policy, const policy::Enforcement& tables);
+  // The counts of `before`, which decides no more.
+  void take_over(const Enforcer& before);
+  [[nodiscard]] std::uint32_t version() const;
 
   // Where it notes what it refused, for the programs that write events; lives as long as this.
   [[nodiscard]] int decisions() const;

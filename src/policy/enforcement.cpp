@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -45,7 +46,7 @@ class Builder {
  public:
   explicit Builder(const Policy& policy) : policy_(policy) {}
 
-  util::Result<Enforcement> build() {
+  util::Result<Enforcement> build(const Before* before) {
     for (std::size_t r = 0; r < policy_.rules.size(); ++r) {
       if (policy_.rules[r].decides()) {
         if (auto ok = add_rule(static_cast<std::uint32_t>(r)); !ok) {
@@ -64,6 +65,10 @@ class Builder {
       all[i] = i;
     }
     const std::uint32_t any = add_range(all);
+    std::vector<std::uint32_t> translation;
+    if (before != nullptr) {
+      translation = translate(*before);
+    }
     vg_tables head = compilation->automaton.head;
     head.path_start = compilation->starts[kPaths];
     head.exe_start = compilation->starts[kExecutables];
@@ -80,7 +85,21 @@ class Builder {
     head.order_at = image.add(std::span(order_));
     head.clauses_at = image.add(std::span(clauses_));
     head.members_at = image.add(std::span(members));
+    if (!translation.empty()) {
+      head.translate_at = image.add(std::span(translation));
+      head.translated = static_cast<vg_u32>(translation.size());
+    }
     Enforcement result;
+    result.set_rules.resize(ranges_.size());
+    for (const auto& [clauses, set] : path_sets_) {
+      for (const std::uint32_t clause : clauses) {
+        result.set_rules[set].push_back(clauses_[clause].rule);
+      }
+    }
+    for (const vg_clause& clause : clauses_) {
+      result.set_rules[any].push_back(clause.rule);
+    }
+    result.translation = std::move(translation);
     result.automaton = std::move(compilation->automaton);
     result.automaton.head.path_start = head.path_start;
     result.tables = image.finish(head);
@@ -265,6 +284,56 @@ class Builder {
     }
   }
 
+  // What the sets of the policy before are in this one.
+  std::vector<std::uint32_t> translate(const Before& before) {
+    std::map<std::string_view, Lists> by_name;
+    std::map<std::string_view, Lists> by_glob;
+    for (std::uint32_t c = 0; c < clauses_.size(); ++c) {
+      const Rule& rule = policy_.rules[clauses_[c].rule];
+      by_name[rule.name].push_back(c);
+      for (const Glob& glob : rule.paths) {
+        by_glob[glob.text].push_back(c);
+      }
+    }
+    std::vector<std::optional<Lists>> successors(before.policy.rules.size());
+    const auto successors_of = [&](std::uint32_t index) -> const Lists& {
+      auto& known = successors[index];
+      if (!known) {
+        known.emplace();
+        const Rule& rule = before.policy.rules[index];
+        if (const auto named = by_name.find(rule.name); named != by_name.end()) {
+          known = named->second;
+        } else {
+          for (const Glob& glob : rule.paths) {
+            if (const auto same = by_glob.find(glob.text); same != by_glob.end()) {
+              known->insert(known->end(), same->second.begin(), same->second.end());
+            }
+          }
+        }
+      }
+      return *known;
+    };
+    std::vector<std::uint32_t> translation;
+    for (const std::vector<std::uint32_t>& rules : before.tables.set_rules) {
+      Lists clauses;
+      for (const std::uint32_t rule : rules) {
+        const Lists& of_rule = successors_of(rule);
+        clauses.insert(clauses.end(), of_rule.begin(), of_rule.end());
+      }
+      make_unique(clauses);
+      if (clauses.empty()) {
+        translation.push_back(0);
+        continue;
+      }
+      const auto [it, added] = path_sets_.try_emplace(clauses, 0);
+      if (added) {
+        it->second = add_range(clauses);
+      }
+      translation.push_back(it->second);
+    }
+    return translation;
+  }
+
   // Large enough for each entry to lie within VG_MEMBER_PROBES of its place.
   std::vector<vg_member> hash_members() const {
     for (std::size_t size = std::bit_ceil(std::max<std::size_t>(2 * members_.size(), 16));; size *= 2) {
@@ -316,6 +385,6 @@ std::vector<std::string> directories_above(const std::string& glob) {
   return directories;
 }
 
-util::Result<Enforcement> compile_enforcement(const Policy& policy) { return Builder(policy).build(); }
+util::Result<Enforcement> compile_enforcement(const Policy& policy, const Before* before) { return Builder(policy).build(before); }
 
 }  // namespace vfsguard::policy

@@ -26,9 +26,18 @@ struct Enforcement {
   std::uint32_t clauses = 0;
   std::uint32_t sets = 0;
   Automaton automaton;  // as in the tables; head.path_start, for what is looked up in user space
+  std::vector<std::vector<std::uint32_t>> set_rules;  // per match set of a path: its rules' places in the policy; empty: it is of something else
+  std::vector<std::uint32_t> translation;             // per match set of the policy before: the one that says the same in this
 };
 
-util::Result<Enforcement> compile_enforcement(const Policy& policy);
+// The policy that these tables are to replace: what its match sets become is in the tables too, for the objects that the kernel marked with them.
+// A rule goes on as the rule of its name or, where there is none, as all rules with one of its globs.
+struct Before {
+  const Policy& policy;
+  const Enforcement& tables;
+};
+
+util::Result<Enforcement> compile_enforcement(const Policy& policy, const Before* before = nullptr);
 
 // The paths of the directories that lead to what a glob matches, and into it: "/home", "/home/*" for "/home/*/.ssh"; "/srv", "/srv/**" for
 // "/srv/**".

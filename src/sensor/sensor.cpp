@@ -24,6 +24,7 @@
 
 #include "event/names.h"
 #include "sensor/call_functions.h"
+#include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
 #include "sensor/kprobe_events.h"
 #include "util/fd.h"
@@ -238,6 +239,13 @@ std::uint64_t followed(std::uint64_t operations) {
   return mask;
 }
 
+// How often the kernel skipped it for recursion.
+std::uint64_t recursion_misses(const bpf_program* program) {
+  bpf_prog_info info{};
+  __u32 size = sizeof info;
+  return bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &size) == 0 ? info.recursion_misses : 0;
+}
+
 }  // namespace
 
 struct Sensor::State {
@@ -256,6 +264,11 @@ struct Sensor::State {
   bool refused_accesses = false;  // of reads and writes only those that enforcement refused
   std::vector<bpf_program*> programs;
   std::vector<std::byte> tables;  // until they are in the kernel
+  std::size_t table_size = 0;     // of one version
+  std::uint64_t asked = 0;        // operations that the filter let through when it was loaded
+  bool enforcing = false;
+  std::uint32_t version = VG_FIRST_VERSION;
+  std::uint64_t program_misses = 0;  // of programs that are gone
   std::size_t budget = 0;
   std::size_t consumed = 0;
   std::uint64_t probe_misses = 0;  // of probes that are gone
@@ -286,6 +299,8 @@ struct Sensor::State {
   void choose_programs(const Filter& filter);
   void set_knobs(const Filter& filter);
   void size_maps(const Options& options);
+  void take_over(const State& before);
+  util::Result<void> fill_tables(std::uint32_t of_version);
   util::Result<void> fill_maps(const Filter& filter);
   util::Result<void> attach_kprobes();
   util::Result<void> attach_requests();
@@ -422,10 +437,44 @@ void Sensor::State::size_maps(const Options& options) {
     bpf_map__reuse_fd(skeleton->maps.worker_decisions, filter.worker_decisions);
   }
   tables = policy::kernel_tables(filter.automaton, filter.set_operations);
-  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(tables.size()));
-  skeleton->rodata->table_mask = static_cast<__u32>(tables.size() - 1);
+  table_size = std::max(tables.size(), options.tables_at_least);
+  asked = filter.operations;
+  enforcing = filter.decisions >= 0;
+  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size));
+  skeleton->rodata->table_mask = static_cast<__u32>(table_size - 1);
+  skeleton->data->policy_version = version;
   resize(skeleton->maps.comms, filter.comms.size());
   resize(skeleton->maps.uids, filter.uids.size());
+}
+
+// All that is not this object's own: its tables, its globals, its programs.
+void Sensor::State::take_over(const State& before) {
+  version = before.version + 1;
+  probe_misses = before.misses();
+  program_misses = before.program_misses;
+  for (const bpf_program* program : before.programs) {
+    program_misses += recursion_misses(program);
+  }
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, skeleton->obj) {
+    const bpf_map* same = bpf_object__find_map_by_name(before.skeleton->obj, bpf_map__name(map));
+    if (map != skeleton->maps.tables && map != skeleton->maps.finisher && !bpf_map__is_internal(map) && same != nullptr) {
+      bpf_map__reuse_fd(map, bpf_map__fd(same));
+    }
+  }
+  skeleton->bss->aggregate_epoch = std::atomic_ref(before.skeleton->bss->aggregate_epoch).load();
+  skeleton->data->describe_epoch = std::atomic_ref(before.skeleton->data->describe_epoch).load();
+}
+
+util::Result<void> Sensor::State::fill_tables(std::uint32_t of_version) {
+  const __u32 place = of_version & 1;
+  tables.resize(table_size);
+  const int code = bpf_map__update_elem(skeleton->maps.tables, &place, sizeof place, tables.data(), tables.size(), BPF_ANY);
+  tables = {};
+  if (code != 0) {
+    return util::fail_errno(EX_OSERR, "cannot fill the filter's tables", -code);
+  }
+  return {};
 }
 
 util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
@@ -437,8 +486,6 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   const __u8 one = 1;
   const int finisher = bpf_program__fd(skeleton->progs.finish);
   bool ok = put(maps.finisher, &zero, sizeof zero, &finisher, sizeof finisher);
-  ok = ok && put(maps.tables, &zero, sizeof zero, tables.data(), tables.size());
-  tables = {};
   for (const std::string& comm : filter.comms) {
     char key[VG_COMM_LEN] = {};
     comm.copy(key, sizeof key - 1);
@@ -453,7 +500,7 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   if (!ok) {
     return util::fail_errno(EX_OSERR, "cannot fill the filter's tables");
   }
-  return {};
+  return fill_tables(version);
 }
 
 util::Result<void> Sensor::State::attach_probe(bpf_program* program, const Probe& probe, bool returns) {
@@ -625,6 +672,9 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   if (state->skeleton->rodata->abi_version != VG_ABI_VERSION) {
     return util::fail(EX_SOFTWARE, fmt::format("BPF object of schema {}, program of schema {}", +state->skeleton->rodata->abi_version, VG_ABI_VERSION));
   }
+  if (options.follows != nullptr) {
+    state->take_over(*options.follows->state_);
+  }
   state->choose_programs(options.filter);
   state->set_knobs(options.filter);
   state->size_maps(options);
@@ -700,6 +750,32 @@ util::Result<void> Sensor::attach() {
   }
   return {};
 }
+
+util::Result<bool> Sensor::replace(const Filter& filter) {
+  State& state = *state_;
+  state.tables = policy::kernel_tables(filter.automaton, filter.set_operations);
+  if ((filter.operations & ~state.asked) != 0 || state.tables.size() > state.table_size || (filter.decisions >= 0) != state.enforcing) {
+    state.tables = {};
+    return false;
+  }
+  auto grace = Grace::open();
+  if (!grace) {
+    return util::pass_on(grace.error());
+  }
+  const std::uint32_t next = state.version + 1;
+  if (auto filled = state.fill_tables(next); !filled) {
+    return util::pass_on(filled.error());
+  }
+  std::atomic_ref(state.skeleton->data->policy_version).store(next);
+  state.version = next;
+  // The place of the old one is free when all that began by it is done.
+  if (auto waited = grace->wait(); !waited) {
+    return util::pass_on(waited.error());
+  }
+  return true;
+}
+
+std::uint32_t Sensor::version() const { return state_->version; }
 
 void Sensor::detach() {
   state_->probe_misses = state_->misses();
@@ -815,12 +891,9 @@ Counters Sensor::counters() const {
     }
   }
   total.probe_misses = state_->misses();
-  for (bpf_program* program : state_->programs) {
-    bpf_prog_info info{};
-    __u32 size = sizeof info;
-    if (bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &size) == 0) {
-      total.program_misses += info.recursion_misses;
-    }
+  total.program_misses = state_->program_misses;
+  for (const bpf_program* program : state_->programs) {
+    total.program_misses += recursion_misses(program);
   }
   return total;
 }

@@ -43,11 +43,16 @@ struct Filter {
   std::vector<std::uint64_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
 };
 
+class Sensor;
+
 struct Options {
   Hook hook = Hook::kAuto;
   std::uint32_t ring_bytes = 2u << 20;  // power of two, multiple of the page size
   std::uint32_t aggregates = 0;         // kinds of events that are counted at once instead of told; 0: every event is told
   Filter filter;
+  std::size_t tables_at_least = 0;  // bytes of filter tables that there is to be room for (Sensor::replace)
+  // Whom it follows, detached and with its rings read empty: sessions, descriptions, counters and rings are handed on, and the mechanism is the same.
+  const Sensor* follows = nullptr;
 };
 
 struct OperationCounts {
@@ -91,6 +96,11 @@ class Sensor {
   util::Result<void> attach();
   // No event begins after this; what is in the ring can still be consumed.
   void detach();
+
+  // Other paths and operations from now on; subjects stay as they were. False: it needs programs or room that were not loaded, and nothing has
+  // changed. What was begun before goes on by the old filter; vg_event.policy_version tells.
+  util::Result<bool> replace(const Filter& filter);
+  [[nodiscard]] std::uint32_t version() const;
 
   // Hands over up to about `limit` records; returns how many. Never blocks. The two lanes are merged by time.
   util::Result<std::size_t> consume(std::size_t limit);
