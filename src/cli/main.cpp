@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <iterator>
+#include <string>
 #include <vector>
 
 #include <fmt/format.h>
@@ -24,8 +26,10 @@ int main_checked(int argc, char** argv) {
       "  vfsguard doctor                         what works on this kernel\n"
       "  vfsguard trace --path '/etc/**'         what happens below /etc, now\n"
       "  vfsguard run --config policy.yaml       watch by a policy\n"
+      "  vfsguard protect /srv/keys --level 2    make files secret in the running agent\n"
       "Events go to standard output, everything else to standard error. Most commands need root.");
-  const std::vector<Registered> commands{add_trace(app), add_run(app), add_doctor(app), add_policy(app)};
+  std::vector<Registered> commands{add_trace(app), add_run(app), add_doctor(app), add_policy(app)};
+  std::ranges::move(add_agent(app), std::back_inserter(commands));
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& e) {
@@ -35,12 +39,14 @@ int main_checked(int argc, char** argv) {
   } catch (const CLI::CallForVersion& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
+    std::vector<std::string> names;
+    std::ranges::transform(commands, std::back_inserter(names), [](const Registered& c) { return c.app->get_name(); });
     std::string where = "vfsguard";
     std::string why = e.what();
     if (argc > 1 && argv[1][0] != '-' && std::ranges::none_of(commands, [&](const Registered& c) { return c.app->get_name() == argv[1]; })) {
-      why = fmt::format("there is no command '{}'; the commands are trace, run, doctor, policy", argv[1]);
+      why = fmt::format("there is no command '{}'; the commands are {}", argv[1], fmt::join(names, ", "));
     } else if (argc == 1) {
-      why = "a command is missing: trace, run, doctor or policy";
+      why = fmt::format("a command is missing: {}", fmt::join(names, ", "));
     }
     for (const Registered& command : commands) {
       if (command.app->parsed() || (argc > 1 && command.app->get_name() == argv[1])) {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // vfsguard run: the agent in the foreground, by a policy.
+#include <grp.h>
+
 #include <memory>
 
 #include <fmt/format.h>
 
 #include "cli/commands.h"
 #include "cli/options.h"
-#include "policy/policy.h"
+#include "control/server.h"
+#include "daemon/governor.h"
 
 namespace vfsguard::cli {
 
@@ -16,32 +19,25 @@ struct RunText {
   CommonText common;
   std::string config = "/etc/vfsguard/policy.yaml";
   std::string enforce = "auto";
+  std::string protected_file = policy::kProtectedFile;
+  std::string control;
+  std::string control_group;
 };
 
-// What carries the policy out; none where nothing is to be.
-util::Result<std::optional<enforce::Enforcer>> enforcer_for(policy::Policy& policy, const std::string& how) {
-  if (how == "off") {
-    for (policy::Rule& rule : policy.rules) {
-      rule.enforce = false;
-    }
-  }
-  if (!policy::enforces(policy)) {
+util::Result<std::optional<daemon::ControlSocket>> control_of(const RunText& text) {
+  if (text.control == "off") {
     return std::nullopt;
   }
-  auto tables = policy::compile_enforcement(policy);
-  if (!tables) {
-    return util::pass_on(tables.error());
-  }
-  auto enforcer = enforce::Enforcer::open(policy, *tables);
-  if (!enforcer) {
-    util::Error error = enforcer.error();
-    if (error.exit_code == EX_UNAVAILABLE) {
-      error.message += "; --enforce off records what would have been stopped";
+  daemon::ControlSocket socket{text.control.empty() ? control::kDefaultSocket : text.control, std::nullopt, !text.control.empty()};
+  if (!text.control_group.empty()) {
+    const group* entry = getgrnam(text.control_group.c_str());
+    if (entry == nullptr) {
+      return util::fail(EX_NOUSER, fmt::format("--control-group '{}': there is no such group", text.control_group));
     }
-    return util::pass_on(error);
+    socket.group = entry->gr_gid;
+    socket.required = true;
   }
-  fmt::print(stderr, "enforcing by lsm: {} of {} rules, {} KiB of tables\n", tables->clauses, policy.rules.size(), tables->tables.size() >> 10);
-  return std::optional(std::move(*enforcer));
+  return socket;
 }
 
 }  // namespace
@@ -49,46 +45,37 @@ util::Result<std::optional<enforce::Enforcer>> enforcer_for(policy::Policy& poli
 Registered add_run(CLI::App& root) {
   auto text = std::make_shared<RunText>();
   CLI::App* app = root.add_subcommand("run", "Watch by a policy, in the foreground");
-  app->add_option("--config", text->config, "Policy file (default: /etc/vfsguard/policy.yaml)")->type_name("FILE");
+  app->add_option("--config", text->config, "Policy file or directory (default: /etc/vfsguard/policy.yaml)")->type_name("PATH");
   app->add_option("--enforce", text->enforce, "What carries out rules that deny or kill: auto, lsm, or off to record only")
       ->check(CLI::IsMember({"auto", "lsm", "off"}));
+  app->add_option("--protected", text->protected_file, fmt::format("Where vfsguard protect keeps its files (default: {})", policy::kProtectedFile))->type_name("FILE");
+  app->add_option("--control", text->control, fmt::format("Socket for status, reload and protect, or off (default: {})", control::kDefaultSocket))
+      ->type_name("PATH");
+  app->add_option("--control-group", text->control_group, "Group that may use that socket, beside root")->type_name("NAME");
   add_common(*app, text->common);
   app->footer(
       "Examples:\n"
       "  vfsguard run --config policies/sensitive-files.yaml\n"
-      "  vfsguard run --format json --output /var/log/vfsguard.jsonl");
+      "  vfsguard run --format json --output /var/log/vfsguard.jsonl\n"
+      "SIGHUP reads the policy again; if that cannot be done, the one in force stays.");
   return {app, [text]() -> util::Result<int> {
             daemon::Options options;
             if (auto ok = apply_common(text->common, options); !ok) {
               return util::pass_on(ok.error());
             }
-            auto policy = policy::load(text->config);
-            if (!policy && policy.error().code == ENOENT) {
-              return util::pass_on({policy.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});
+            auto control = control_of(*text);
+            if (!control) {
+              return util::pass_on(control.error());
             }
-            if (!policy) {
-              return util::pass_on(policy.error());
+            options.control = std::move(*control);
+            auto governor = daemon::Governor::open({text->config, text->protected_file, text->enforce != "off"});
+            if (!governor && governor.error().code == ENOENT) {
+              return util::pass_on({governor.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});
             }
-            auto enforcer = enforcer_for(*policy, text->enforce);
-            if (!enforcer) {
-              return util::pass_on(enforcer.error());
+            if (!governor) {
+              return util::pass_on(governor.error());
             }
-            auto compiled = policy::compile_policy(*policy);
-            if (!compiled) {
-              return util::pass_on(compiled.error());
-            }
-            options.sensor.filter.by_path = true;
-            options.sensor.filter.operations = compiled->operations;
-            options.sensor.filter.automaton = std::move(compiled->automaton);
-            options.sensor.filter.set_operations = compiled->set_operations;
-            options.enforcer = std::move(*enforcer);
-            if (options.enforcer) {
-              options.sensor.filter.decisions = options.enforcer->decisions();
-              options.sensor.filter.worker_decisions = options.enforcer->worker_decisions();
-            }
-            options.policy = &*policy;
-            options.compiled = &*compiled;
-            fmt::print(stderr, "policy {}: {} rules\n", policy->file, policy->rules.size());
+            options.governor = std::move(*governor);
             if (auto done = daemon::run_pipeline(std::move(options)); !done) {
               return util::pass_on(done.error());
             }

@@ -16,6 +16,8 @@
 
 #include <fmt/format.h>
 
+#include "control/server.h"
+#include "daemon/control.h"
 #include "enrich/digests.h"
 #include "enrich/mounts.h"
 #include "enrich/processes.h"
@@ -79,6 +81,14 @@ class Pipeline {
   util::Result<void> finish();
   void summary();
   void write_lost(const event::Lost& lost);
+  util::Result<void> listen();
+  void reload();
+  [[nodiscard]] std::string status() const;
+  Governor::Recorder recorder();
+  sensor::Sensor::Handler handler() {
+    return [this](std::span<const std::byte> data) { on_record(data); };
+  }
+  enforce::Enforcer* enforcer() { return options_.governor ? options_.governor->enforcer() : nullptr; }
   [[nodiscard]] bool enough() const { return options_.count != 0 && written_ >= options_.count; }
 
   Options options_;
@@ -104,6 +114,7 @@ class Pipeline {
   std::uint64_t malformed_ = 0;  // records that could not be decoded
   bool interrupted_ = false;
   util::UniqueFd signals_;
+  std::optional<control::Server> server_;
   std::uint64_t started_ns_ = 0;
   std::uint64_t last_complaint_ns_ = 0;
 };
@@ -158,7 +169,7 @@ void Pipeline::on_operation(std::span<const std::byte> data) {
   note_gap(lane, e.head.cpu, e.seq, e.time_ns);
   next_seq_[lane][e.head.cpu] = e.seq + 1;
   operation_.process = processes_.find(e);
-  if (enough() || (options_.policy != nullptr && !policy::attribute(*options_.policy, *options_.compiled, operation_))) {
+  if (enough() || (options_.governor && !options_.governor->attribute(operation_))) {
     ++filtered_here_[e.operation < VG_OP_COUNT ? e.operation : 0];
     return;
   }
@@ -301,9 +312,16 @@ util::Result<void> Pipeline::loop() {
       }
       timeout = timeout < 0 ? left : std::min(timeout, left);
     }
-    const int mounts = options_.enforcer ? options_.enforcer->mounts_fd() : -1;
-    std::array<pollfd, 4> fds{{{signals_.get(), POLLIN, 0}, {sink_.fd(), 0, 0}, {mounts, POLLPRI, 0}, {sensor_->wait_fd(), POLLIN, 0}}};
-    nfds_t watched = 3;  // signals; the sink for the end of its reader; mounts
+    if (const auto due = server_ ? server_->due_in() : std::nullopt) {
+      timeout = timeout < 0 ? *due : std::min(timeout, *due);
+    }
+    const int mounts = enforcer() != nullptr ? enforcer()->mounts_fd() : -1;
+    std::array<pollfd, 5> fds{{{signals_.get(), POLLIN, 0},
+                               {sink_.fd(), 0, 0},
+                               {mounts, POLLPRI, 0},
+                               {server_ ? server_->fd() : -1, POLLIN, 0},
+                               {sensor_->wait_fd(), POLLIN, 0}}};
+    nfds_t watched = 4;  // signals; the sink for the end of its reader; mounts; the control socket
     if (*consumed >= kBatchRecords) {
       timeout = 0;
     } else if (*consumed > 0) {
@@ -318,7 +336,7 @@ util::Result<void> Pipeline::loop() {
       if (*consumed > 0) {
         timeout = 0;
       } else {
-        watched = 4;
+        watched = 5;
       }
     }
     if (poll(fds.data(), watched, timeout) < 0 && errno != EINTR) {
@@ -326,12 +344,18 @@ util::Result<void> Pipeline::loop() {
     }
     if ((fds[0].revents & POLLIN) != 0) {
       signalfd_siginfo info;
-      (void)!read(signals_.get(), &info, sizeof info);
+      if (read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo == SIGHUP && options_.governor) {
+        reload();
+        continue;
+      }
       interrupted_ = true;
       return {};
     }
     if ((fds[2].revents & POLLPRI) != 0) {
-      options_.enforcer->mounts_changed();
+      enforcer()->mounts_changed();
+    }
+    if (server_) {
+      server_->work();
     }
     if ((fds[1].revents & POLLERR) != 0) {
       return util::fail_errno(EX_IOERR, fmt::format("cannot write to {}", sink_.name()), EPIPE);
@@ -414,8 +438,8 @@ void Pipeline::summary() {
       fmt::print(stderr, "  {}: {}\n", text, counters.causes[cause]);
     }
   }
-  if (options_.enforcer) {
-    const enforce::Counts counts = options_.enforcer->counts();
+  if (enforcer() != nullptr) {
+    const enforce::Counts counts = enforcer()->counts();
     for (const auto& [name, rule] : counts.rules) {
       fmt::print(stderr, "  rule '{}': stopped {}{}\n", name, rule.stopped,
                  rule.kill_failed > 0 ? fmt::format(", of which {} could not be sent the signal", rule.kill_failed) : "");
@@ -437,6 +461,56 @@ void Pipeline::summary() {
   }
 }
 
+Governor::Recorder Pipeline::recorder() {
+  return {sensor_, options_.sensor, handler(), [this] { return consume_all(); }};
+}
+
+void Pipeline::reload() {
+  if (auto done = options_.governor->reload(recorder()); !done) {
+    fmt::print(stderr, "reload refused: {}; the policy in force stays\n", done.error().message);
+    return;
+  }
+  fmt::print(stderr, "policy {}: {} rules, reloaded\n", options_.governor->policy().file, options_.governor->policy().rules.size());
+}
+
+util::Result<void> Pipeline::listen() {
+  if (!options_.control || !options_.governor) {
+    return {};
+  }
+  auto server = control::Server::open(options_.control->path, options_.control->group, [this](std::string_view request) {
+    return answer(request, {*options_.governor, [this] { return recorder(); }, [this] { return status(); }});
+  });
+  if (server) {
+    server_.emplace(std::move(*server));
+    return {};
+  }
+  if (options_.control->required) {
+    return util::pass_on(server.error());
+  }
+  fmt::print(stderr, "note: no control socket: {}\n", server.error().message);
+  return {};
+}
+
+std::string Pipeline::status() const {
+  const sensor::Counters counters = sensor_->counters();
+  sensor::OperationCounts total;
+  for (unsigned i = 1; i < VG_OP_COUNT; ++i) {
+    const sensor::OperationCounts& o = counters.operations[i];
+    const std::uint64_t here = std::min(o.emitted, filtered_here_[i]);
+    total.seen += o.seen;
+    total.filtered += o.filtered + here;
+    total.aggregated += o.aggregated;
+    total.emitted += o.emitted - here;
+    total.lost += o.lost;
+  }
+  utsname kernel{};
+  uname(&kernel);
+  const double seconds = static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9;
+  return fmt::format(R"("hook":"{}","kernel":"{}","seconds":{:.1f},"seen":{},"filtered":{},"aggregated":{},"emitted":{},"lost":{},"malformed":{},"written":{},)",
+                     event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, seconds, total.seen, total.filtered, total.aggregated,
+                     total.emitted, total.lost + sink_.dropped(), malformed_, written_);
+}
+
 util::Result<void> Pipeline::run() {
   started_ns_ = util::clock_ns(CLOCK_MONOTONIC);
   aggregates_due_ns_ = started_ns_ + nanoseconds(options_.aggregate);
@@ -454,12 +528,13 @@ util::Result<void> Pipeline::run() {
 
   // First, so that it is asked last: the kernel calls the newest program of a hook first, and none after one that refused. What is refused
   // has been seen then.
-  if (options_.enforcer) {
-    if (auto attached = options_.enforcer->attach(); !attached) {
+  if (options_.governor) {
+    if (auto attached = options_.governor->attach(); !attached) {
       return util::pass_on(with_hint(attached.error()));
     }
+    options_.governor->direct(options_.sensor);
   }
-  auto sensor = sensor::Sensor::open(options_.sensor, [this](std::span<const std::byte> data) { on_record(data); });
+  auto sensor = sensor::Sensor::open(options_.sensor, handler());
   if (!sensor) {
     return util::pass_on(with_hint(sensor.error()));
   }
@@ -474,10 +549,13 @@ util::Result<void> Pipeline::run() {
     fmt::print(stderr, "note: {} '{}': this kernel has no {}\n", missing.unseen ? "cannot see" : "sees only the caller's name, not the object, of",
                event::operation_name(missing.operation), missing.function);
   }
-  if (options_.enforcer) {
-    for (const std::string& note : options_.enforcer->notes()) {
+  if (enforcer() != nullptr) {
+    for (const std::string& note : enforcer()->notes()) {
       fmt::print(stderr, "note: {}\n", note);
     }
+  }
+  if (auto listening = listen(); !listening) {
+    return listening;
   }
   utsname kernel{};
   uname(&kernel);

@@ -2,18 +2,26 @@
 // The one place where the rooms are wired together: sensor -> event -> enrich -> policy -> output. One thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
 
-#include "enforce/enforcer.h"
+#include "daemon/governor.h"
 #include "output/format.h"
-#include "policy/policy.h"
 #include "sensor/sensor.h"
 #include "util/result.h"
 
 namespace vfsguard::daemon {
+
+// By which the running agent can be asked and told (control/server.h).
+struct ControlSocket {
+  std::string path;
+  std::optional<gid_t> group;  // that may, beside root
+  bool required = false;       // else an agent that cannot have it runs without
+};
 
 struct Options {
   sensor::Options sensor;
@@ -24,10 +32,10 @@ struct Options {
   std::chrono::milliseconds aggregate{0};  // write events that are alike as one, after this time; 0: each by itself
   bool hash = false;                       // SHA-256 of executables
   std::uint64_t count = 0;                 // stop after so many events; 0: never
-  // With a policy, only events that one of its rules asks for are written, and name the rule.
-  const policy::Policy* policy = nullptr;
-  const policy::Compiled* compiled = nullptr;
-  std::optional<enforce::Enforcer> enforcer;  // carries it out, from the ready line to the summary
+  // With a policy, only events that one of its rules asks for are written, and name the rule; it is carried out from the ready line to the
+  // summary, and SIGHUP reads it again.
+  std::optional<Governor> governor;
+  std::optional<ControlSocket> control;
 };
 
 // Runs until SIGINT, SIGTERM, the duration or the count; prints the ready line and the summary on standard error.

@@ -433,13 +433,8 @@ util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy
   return Enforcer(std::move(state));
 }
 
-util::Result<bool> Enforcer::replace(const policy::Policy& policy, const policy::Enforcement& tables) {
+util::Result<void> Enforcer::replace(const policy::Policy& policy, const policy::Enforcement& tables) {
   State& state = *state_;
-  const bool hooked =
-      std::ranges::all_of(state.hooks, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || state.loaded.contains(hook); });
-  if (!hooked || tables.tables.size() > state.table_size || tables.rules > state.capacity) {
-    return false;
-  }
   auto notes = std::move(state.notes);
   if (auto ok = state.check(policy); !ok) {
     state.notes = std::move(notes);
@@ -469,10 +464,13 @@ util::Result<bool> Enforcer::replace(const policy::Policy& policy, const policy:
   }
   state.version = next;
   state.remember(policy, tables);
-  if (!waited) {
-    return util::pass_on(waited.error());
-  }
-  return true;
+  return waited;
+}
+
+bool Enforcer::fits(const policy::Enforcement& tables) const {
+  const bool hooked =
+      std::ranges::all_of(state_->hooks, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || state_->loaded.contains(hook); });
+  return hooked && tables.tables.size() <= state_->table_size && tables.rules <= state_->capacity;
 }
 
 std::uint32_t Enforcer::version() const { return state_->version; }

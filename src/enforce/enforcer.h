@@ -42,9 +42,9 @@ class Enforcer {
   util::Result<void> attach();
 
   // The next version, `tables` compiled to follow the one in force. A decision is made by one of the two, and by the next once this returns.
-  // False: it does not fit what was loaded, and nothing has changed. An error: a rule that this kernel cannot hold (see open()), or the
-  // kernel's reason; nothing has changed either.
-  util::Result<bool> replace(const policy::Policy& policy, const policy::Enforcement& tables);
+  // An error: a rule that this kernel cannot hold (see open()), or the kernel's reason; then nothing has changed. It must fit what was loaded.
+  util::Result<void> replace(const policy::Policy& policy, const policy::Enforcement& tables);
+  [[nodiscard]] bool fits(const policy::Enforcement& tables) const;
   // The counts of `before`, which decides no more.
   void take_over(const Enforcer& before);
   [[nodiscard]] std::uint32_t version() const;

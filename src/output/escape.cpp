@@ -112,6 +112,20 @@ bool append_json(std::string_view bytes, std::string& out) {
   return exact;
 }
 
+std::string json_string(std::string_view bytes) {
+  std::string out = "\"";
+  append_json(bytes, out);
+  return out + "\"";
+}
+
+std::string json_list(const std::vector<std::string>& values) {
+  std::string out = "[";
+  for (const std::string& value : values) {
+    out += (out.size() > 1 ? "," : "") + json_string(value);
+  }
+  return out + "]";
+}
+
 void append_text(std::string_view bytes, std::string& out) {
   std::size_t at = 0;
   while (at < bytes.size()) {

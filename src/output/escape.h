@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace vfsguard::output {
 
@@ -11,6 +12,10 @@ namespace vfsguard::output {
 // that changes text direction are written as \uXXXX; a byte that is not UTF-8 becomes U+FFFD. Returns false if there was one: the
 // caller then writes the exact bytes beside it.
 bool append_json(std::string_view bytes, std::string& out);
+
+// A whole JSON string, and a list of them.
+std::string json_string(std::string_view bytes);
+std::string json_list(const std::vector<std::string>& values);
 
 // Appends `bytes` for a terminal: what append_json would escape, and every byte that is not UTF-8, as \xNN; a backslash doubled.
 void append_text(std::string_view bytes, std::string& out);

@@ -250,12 +250,16 @@ class Reader {
       return util::pass_on(ok.error());
     }
     const YAML::Node path = node["path"];
-    if (!path || !path.IsScalar()) {
-      return at(path ? path : node, "a secret needs a 'path', a glob such as /etc/shadow or /srv/keys/**");
+    if (!path || (!path.IsScalar() && !path.IsSequence()) || (path.IsSequence() && path.size() == 0)) {
+      return at(path ? path : node, "a secret needs a 'path', a glob such as /etc/shadow or /srv/keys/**, or a list of them");
     }
-    auto glob = parse_glob(path.Scalar());
-    if (!glob) {
-      return at(path, glob.error().message);
+    std::vector<Glob> globs;
+    for (const YAML::Node& one : items(path)) {
+      auto glob = one.IsScalar() ? parse_glob(one.Scalar()) : util::fail(EX_CONFIG, "a path is a string");
+      if (!glob) {
+        return at(one, glob.error().message);
+      }
+      globs.push_back(std::move(*glob));
     }
     std::uint32_t level = 1;
     if (const YAML::Node text = node["level"]) {
@@ -269,8 +273,8 @@ class Reader {
     stops.file = file_;
     stops.line = node.Mark().line + 1;
     stops.enforce = enforce_;
-    stops.name = "secret " + glob->text;
-    stops.paths.push_back(std::move(*glob));
+    stops.name = "secret " + globs.front().text;
+    stops.paths = std::move(globs);
     stops.action = level == 1 ? Action::kDeny : Action::kKill;
     stops.severity = "high";
     if (auto ok = read_severity(node, stops.severity); !ok) {
@@ -722,11 +726,9 @@ const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const 
   return nullptr;
 }
 
-bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation) {
+bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Rule* carried_out) {
   std::vector<std::uint32_t> both;
   // What was carried out is the kernel's to say: it knows the object by its other names too.
-  const Rule* const carried_out =
-      operation.raw.verdict != VG_VERDICT_NONE && operation.raw.rule < policy.rules.size() ? &policy.rules[operation.raw.rule] : nullptr;
   bool decided = carried_out != nullptr;
   if (decided) {
     operation.verdict = action_name(carried_out->action);
@@ -735,7 +737,7 @@ bool attribute(const Policy& policy, const Compiled& compiled, event::Operation&
   }
   for (const std::uint32_t index : rules_at(compiled, operation, both)) {
     const Rule& rule = policy.rules[index];
-    if (&rule == carried_out || !rule.asks_for(operation)) {
+    if ((decided && carried_out != nullptr && rule.name == carried_out->name) || !rule.asks_for(operation)) {
       continue;
     }
     if (!decided && rule.stops(operation)) {

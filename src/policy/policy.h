@@ -100,7 +100,8 @@ const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const 
 
 // Names the rules that ask for this event, the deciding one first, and its verdict (operation.policies, severity, verdict). False when none
 // does.
-bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation);
+// `carried_out`: the rule, of this policy or an earlier one, by which the kernel refused it; null: it did not.
+bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Rule* carried_out = nullptr);
 
 // Whether any rule is to be carried out.
 bool enforces(const Policy& policy);

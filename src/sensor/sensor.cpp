@@ -751,13 +751,16 @@ util::Result<void> Sensor::attach() {
   return {};
 }
 
-util::Result<bool> Sensor::replace(const Filter& filter) {
+bool Sensor::fits(const Filter& filter) const {
+  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing &&
+         policy::kernel_tables(filter.automaton, filter.set_operations).size() <= state_->table_size;
+}
+
+std::uint64_t Sensor::operations() const { return state_->asked; }
+
+util::Result<void> Sensor::replace(const Filter& filter) {
   State& state = *state_;
   state.tables = policy::kernel_tables(filter.automaton, filter.set_operations);
-  if ((filter.operations & ~state.asked) != 0 || state.tables.size() > state.table_size || (filter.decisions >= 0) != state.enforcing) {
-    state.tables = {};
-    return false;
-  }
   auto grace = Grace::open();
   if (!grace) {
     return util::pass_on(grace.error());
@@ -769,10 +772,7 @@ util::Result<bool> Sensor::replace(const Filter& filter) {
   std::atomic_ref(state.skeleton->data->policy_version).store(next);
   state.version = next;
   // The place of the old one is free when all that began by it is done.
-  if (auto waited = grace->wait(); !waited) {
-    return util::pass_on(waited.error());
-  }
-  return true;
+  return grace->wait();
 }
 
 std::uint32_t Sensor::version() const { return state_->version; }

@@ -97,9 +97,12 @@ class Sensor {
   // No event begins after this; what is in the ring can still be consumed.
   void detach();
 
-  // Other paths and operations from now on; subjects stay as they were. False: it needs programs or room that were not loaded, and nothing has
-  // changed. What was begun before goes on by the old filter; vg_event.policy_version tells.
-  util::Result<bool> replace(const Filter& filter);
+  // Other paths and operations from now on; subjects stay as they were. For what does not fit, which is what needs programs or room that were not
+  // loaded, another Sensor is to follow this one (Options::follows). What was begun before goes on by the old filter; vg_event.policy_version tells.
+  util::Result<void> replace(const Filter& filter);
+  [[nodiscard]] bool fits(const Filter& filter) const;
+  // That the filter lets through, of any path.
+  [[nodiscard]] std::uint64_t operations() const;
   [[nodiscard]] std::uint32_t version() const;
 
   // Hands over up to about `limit` records; returns how many. Never blocks. The two lanes are merged by time.

@@ -44,6 +44,8 @@ class Trace:
     """A running `vfsguard trace` (or another command), ready to see events."""
 
     def __init__(self, words, env=None, stdout=None, preexec=None):
+        if words[0] == "run" and "--control" not in words:
+            words = words + ["--control", "off", "--protected", "/nowhere"]  # this machine's own agent is none of ours
         self.out = tempfile.NamedTemporaryFile(dir="/tmp", prefix="vfsguard-test-out.", delete=True) if stdout is None else stdout
         self.process = subprocess.Popen([ARGS.vfsguard] + words, stdout=self.out, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env,
                                         preexec_fn=preexec)
@@ -1110,6 +1112,276 @@ def test_enforcement_of_many_rules(d):
     t.stop()
     got = [e["policy"] for e in t.events() if e.get("enforced")]
     check(got == ["r777"], got)
+
+
+# --- changed while it runs ------------------------------------------------------------------------------------------------------
+
+def governed(d, rules, *words):
+    """The agent with these rules, a control socket and a file of protected files of its own."""
+    os.chmod(d, 0o755)
+    write_rules(d, rules)
+    return Trace(["run", "--hook", HOOK, "--format", "json", "--config", f"{d}/policy.yaml", "--control", f"{d}/control/socket",
+                  "--protected", f"{d}/control/protected.yaml", *words]).require_ready()
+
+
+def write_rules(d, rules):
+    with open(f"{d}/policy.new", "w") as f:
+        f.write("version: 1\nrules:\n" + rules)
+    os.rename(f"{d}/policy.new", f"{d}/policy.yaml")
+
+
+def tell(d, *words, code=0, uid=None):
+    out = run_as([ARGS.vfsguard, *words, "--control", f"{d}/control/socket"], uid=uid, cwd=d)
+    check(out.returncode == code, f"{' '.join(words)}: exit {out.returncode}: {out.stderr.decode()}{out.stdout.decode()}")
+    return (out.stdout if code == 0 else out.stderr).decode()
+
+
+def ask(d, request):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+        s.connect(f"{d}/control/socket")
+        s.settimeout(PATIENCE)
+        s.sendall(request + b"\n")
+        reply = b""
+        while not reply.endswith(b"\n"):
+            more = s.recv(65536)
+            if not more:
+                break
+            reply += more
+        return json.loads(reply)
+
+
+def test_reload_changes_what_is_recorded(d):
+    """Other paths, other operations, another rule's name; a policy that is broken changes nothing; sequences go on without a gap."""
+    for name in ("a", "b", "c"):
+        touch(f"{d}/{name}")
+    t = governed(d, f"  - {{ name: first, paths: {d}/a, operations: open }}\n")
+    held = open(f"{d}/b")
+
+    def look():
+        run_as(["cat", f"{d}/a", f"{d}/b"])
+        settle()
+    look()
+    write_rules(d, f"  - {{ name: second, paths: {d}/b, operations: open }}\n")
+    check("1 rules" in tell(d, "reload"), "what reload says")
+    look()
+    write_rules(d, "  - { name: broken, pathz: /a }\n")
+    said = tell(d, "reload", code=78)
+    check("policy.yaml:3:21: " in said, said)
+    t.process.send_signal(signal.SIGHUP)
+    settle()
+    look()
+    write_rules(d, f"  - {{ name: third, paths: '{d}/*', operations: [open, unlink, chmod, read] }}\n")
+    t.process.send_signal(signal.SIGHUP)
+    time.sleep(15 if VM else 2)
+    look()
+    os.unlink(f"{d}/c")
+    held.read()
+    settle()
+    t.stop()
+    check("reload refused: " in t.summary and "reloaded" in t.summary, t.summary)
+    got = [(e["operation"], os.path.basename(e["path"]), e["policy"]) for e in t.events()
+           if e["event_type"] != "lost" and e["operation"] in ("open", "unlink") and e["comm"] in ("cat", "python3")]
+    wanted = [("open", "a", "first"), ("open", "b", "second"), ("open", "b", "second"), ("open", "a", "third"), ("open", "b", "third"), ("unlink", "c", "third")]
+    got = [g for g in got if g[1] in ("a", "b", "c")]
+    check(got == wanted, got)
+    reads = [e for e in t.events() if e["operation"] == "read" and e["path"] == f"{d}/b" and e["pid"] == os.getpid()]
+    check(len(reads) == 1 and reads[0]["policy"] == "third", reads)
+    sequences_hold([e for e in t.events() if e["event_type"] != "lost"])
+    account_holds(t)
+
+
+def test_protect_while_it_runs(d):
+    """Files, directories, globs and what is not there yet; levels; who may; by every name; and undone."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    for name in ("dir", "other"):
+        os.mkdir(f"{d}/{name}")
+    for name in ("a", "b", "dir/x", "other/y", "odd*name", "oddname"):
+        touch(f"{d}/{name}")
+    os.link(f"{d}/a", f"{d}/other/alias")
+    os.symlink(f"{d}/a", f"{d}/other/link")
+    t = governed(d, f"  - {{ name: all, paths: '{d}/**', operations: open }}\n")
+    check("nothing" in run_as([ARGS.vfsguard, "protected", "--control", f"{d}/control/socket"]).stderr.decode(), "an empty list")
+    check(cat(f"{d}/a").returncode == 0, "nothing is protected yet")
+    said = tell(d, "protect", f"{d}/other/link")
+    check(said.startswith(f"protected {d}/a: EACCES for all but uid=0"), said)
+    check(cat(f"{d}/a").returncode == 1 and cat(f"{d}/other/alias").returncode == 1 and cat(f"{d}/other/link").returncode == 1, "by a name of it")
+    check(cat(f"{d}/a", 0).returncode == 0 and cat(f"{d}/b").returncode == 0, "root may, and others are free")
+    tell(d, "protect", "dir", "--level", "2")
+    check(cat(f"{d}/dir/x").returncode == -signal.SIGKILL and run_as(["ls", f"{d}/dir"], uid=1234).returncode == -signal.SIGKILL, "killed")
+    tell(d, "protect", "not-yet", "--unless", "uid=77,uid=78,exe=/usr/bin/cat")
+    run_as(["touch", f"{d}/not-yet"], uid=1234)
+    check(not os.path.exists(f"{d}/not-yet"), "made by somebody who may not")
+    tell(d, "protect", f"{d}/oth*/y")
+    check(cat(f"{d}/other/y").returncode == 1, "by a glob")
+    tell(d, "protect", f"{d}/odd*name")
+    check(cat(f"{d}/odd*name").returncode == 1 and cat(f"{d}/oddname").returncode == 0, "a name that looks like a glob")
+    for i, (words, code, text) in enumerate([(("protect", f"{d}/b", "--unless", "uidd=0"), 78, "did you mean 'uid'"),
+                                             (("protect", f"{d}/b", "--unless", "uid"), 64, "KEY=VALUE"), (("protect", "/"), 64, "everything"),
+                                             (("protect", f"{d}/[b"), 78, "never closed"), (("protect", f"{d}/b", "--level", "0"), 64, "level"),
+                                             (("unprotect", f"{d}/b"), 65, "vfsguard protected")]):
+        said = tell(d, *words, code=code)
+        check(text in said, f"{words}: {said}")
+    listed = tell(d, "protected")
+    check([line.split()[0] for line in listed.splitlines()[1:]] == ["1", "2", "2", "1", "1", "1"] and "uid=77,uid=78,exe=/usr/bin/cat" in listed, listed)
+    status = json.loads(tell(d, "status", "--json"))
+    rule = next(r for r in status["rules"] if r["name"] == f"secret {d}/a")
+    check((rule["action"], rule["mode"], rule["mechanism"], rule["stopped"]) == ("deny", "enforce", "lsm", 3), rule)
+    check(status["enforcement"]["mechanism"] == "lsm" and f"secret {d}/a" in tell(d, "status"), status)
+    # It holds for the next agent, and its file is a policy that can be read.
+    check(run_as([ARGS.vfsguard, "policy", "check", f"{d}/control/protected.yaml"]).returncode == 0, "its file is no policy")
+    t.stop()
+    check(cat(f"{d}/a").returncode == 0, "without an agent")
+    mine = [(os.path.basename(e["path"]), e["policy"], e.get("denied_by"), e["verdict"], e["enforced"]) for e in t.events()
+            if e.get("enforced") and e["operation"] == "open"]
+    check(mine[:3] == [(n, f"secret {d}/a", f"secret {d}/a", "deny", True) for n in ("a", "alias", "a")] or len(mine) >= 6, mine)
+    check(any(e["policy"] == f"secret {d}/a (allowed)" and e["uid"] == 0 for e in t.events()), "root is recorded")
+    t = governed(d, f"  - {{ name: all, paths: {d}/b, operations: open }}\n")
+    check(cat(f"{d}/a").returncode == 1, "after a restart")
+    tell(d, "unprotect", f"{d}/a")
+    check(cat(f"{d}/a").returncode == 0 and cat(f"{d}/other/alias").returncode == 0, "unprotected")
+    # How long it takes: who looks all the time is refused so long after the request was made.
+    looks = subprocess.Popen([sys.executable, "-c", """
+import os, sys, time
+os.setresuid(1234, 1234, 1234)
+print("looking", flush=True)
+while True:
+    try:
+        os.close(os.open(sys.argv[1], os.O_RDONLY))
+    except PermissionError:
+        print(time.monotonic(), flush=True)
+        break
+""", f"{d}/a"], stdout=subprocess.PIPE)
+    looks.stdout.readline()
+    asked = time.monotonic()
+    reply = ask(d, json.dumps({"command": "protect", "paths": [f"{d}/a"]}).encode())
+    check(reply["ok"], reply)
+    print(f"    in force after {1000 * (float(looks.stdout.readline()) - asked):.1f} ms, the request done after {reply['milliseconds']} ms")
+    looks.wait()
+    t.stop()
+
+
+def test_reload_under_load(d):
+    """Never a wrong verdict, and never one made by half of each policy; nothing is left behind in the agent or the kernel."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    for name in ("never", "always", "keys", "moved"):
+        os.mkdir(f"{d}/{name}")
+    for name in ("never/a", "always/a", "x", "y", "keys/b", "keys/c"):
+        touch(f"{d}/{name}")
+    os.chmod(d, 0o777)
+    os.link(f"{d}/keys/b", f"{d}/never/b")
+
+    def rules(odd):
+        return "".join((f"  - {{ name: {'keys' if odd else 'the-keys'}, paths: ['{d}/keys/**'], unless: {{ uid: 0 }}, action: deny }}\n",
+                        f"  - {{ name: never, paths: ['{d}/never/**'], unless: {{ uid: 0 }}, action: deny }}\n",
+                        f"  - {{ name: exchange, paths: ['{d}/{'x' if odd else 'y'}'], unless: {{ uid: 0 }}, action: deny, errno: {'EPERM' if odd else 'EACCES'} }}\n",
+                        "".join(f"  - {{ name: more-{i}, paths: ['/srv/{i}/**'], action: deny }}\n" for i in range(30 if odd else 1))))
+    t = governed(d, rules(True))
+    os.chmod(d, 0o777)
+    os.rename(f"{d}/keys/c", f"{d}/never/c")
+    os.rename(f"{d}/never/c", f"{d}/never/d")
+    swings = [subprocess.Popen([program("swing"), d], stdout=subprocess.PIPE, preexec_fn=lambda: os.setresuid(1234, 1234, 1234)) for _ in range(2)]
+    ask(d, b'{"command":"reload"}')
+    before = len(os.listdir(f"/proc/{t.process.pid}/fd"))
+    def rss():
+        return int(re.search(r"VmRSS:\s+(\d+) kB", open(f"/proc/{t.process.pid}/status").read()).group(1))
+    resident = [rss()]
+    times = 60 if VM else 300
+    if os.environ.get("VFSGUARD_RELOADS"):
+        times = int(os.environ["VFSGUARD_RELOADS"])
+    slowest = 0
+    for i in range(times):
+        write_rules(d, rules(i % 2 == 0))
+        reply = ask(d, b'{"command":"reload"}')
+        check(reply["ok"], reply)
+        slowest = max(slowest, reply["milliseconds"])
+        if i in (times // 4, times - 1):
+            resident.append(rss())
+    after = len(os.listdir(f"/proc/{t.process.pid}/fd"))
+    total = [0] * 6
+    for s in swings:
+        s.terminate()
+        total = [a + int(b) for a, b in zip(total, s.communicate()[0].split())]
+    t.stop()
+    rounds, by_x, by_y, opened, refused, exchanged = total
+    check(opened == 0 and refused == 0 and exchanged == 0, f"of {rounds}: {opened} opened, {refused} refused, {exchanged} exchanged")
+    check(by_x > 0 and by_y > 0, f"one policy only: {by_x}, {by_y}")
+    check(after == before, f"{before} descriptors, then {after}")
+    check(resident[2] < resident[1] + 4096, f"{resident} KiB resident")
+    rule_counts = dict(re.findall(r"rule '([^']+)': stopped (\d+)", t.summary))
+    check(int(rule_counts["exchange"]) == by_x + by_y, f"{rule_counts}, {by_x} + {by_y}")
+    account_holds(t)
+    print(f"    {times} reloads, slowest {slowest} ms; {rounds} rounds, exchanges refused {by_x} + {by_y}; {resident} KiB resident")
+
+
+def test_control_socket_is_guarded(d):
+    """Whoever is not root is refused; what is no request is answered as that; a flood and a silent crowd end, and the agent goes on."""
+    os.chmod(d, 0o755)
+    touch(f"{d}/a")
+    t = governed(d, f"  - {{ name: all, paths: {d}/a, operations: open }}\n")
+    mine = public_copy(d)
+    said = run_as([mine, "status", "--control", f"{d}/control/socket"], uid=1234)
+    check(said.returncode == 77 and b"root" in said.stderr, said)
+    check(stat_mode(f"{d}/control/socket") == 0o600, oct(stat_mode(f"{d}/control/socket")))
+    os.chmod(f"{d}/control/socket", 0o666)  # the credentials count, not the mode alone
+    said = run_as([mine, "status", "--control", f"{d}/control/socket"], uid=1234)
+    check(said.returncode == 77 and b"--control-group" in said.stderr, said)
+    said = run_as([ARGS.vfsguard, "run", "--config", f"{d}/policy.yaml", "--control", f"{d}/control/socket"])
+    check(said.returncode == 69 and b"another agent listens" in said.stderr, said)
+    bad = [b"", b"{", b"[]", b"null", b"\xff\xfe", b"\0" * 64, b'{"command":7}', b'{"command":"no"}', b'{"command":"protect"}', b'{"command":"protect","paths":[]}',
+           b'{"command":"protect","paths":[1]}', b'{"command":"protect","paths":["relative"]}', b'{"command":"protect","paths":["/a"],"level":-1}',
+           b'{"command":"protect","paths":["/a"],"level":1e9}', b'{"command":"protect","paths":["/a"],"unless":[]}', b'{"command":"protect","paths":["/a"],"unless":{"uid":[]}}',
+           b'{"command":"protect","paths":["/a"],"unless":{"uid: [0] }\\n    mode":["observe"]}}', b'{"command":"protect","paths":["/a\\u0000b"]}', b'{"command":"protect","paths":["/a"],"more":1}',
+           b'{"command":"unprotect"}', b'{"command":"unprotect","path":"/a"}', b"[" * 5000, b'{"command":"' + b"x" * 60000 + b'"}', b'{"a":' * 3000]
+    for request in bad:
+        time.sleep(0.02)
+        reply = ask(d, request)
+        check(reply["ok"] is False and reply["error"] and reply["exit_code"] > 0, f"{request[:80]}: {reply}")
+    check(not os.path.exists(f"{d}/control/protected.yaml"), "something came of it")
+    rng = random.Random(5)
+    seeds = [b'{"command":"status"}', b'{"command":"protect","paths":["/srv/x"],"level":2,"unless":{"uid":["0"]}}']
+    for _ in range(100 if VM else 400):
+        words = bytearray(rng.choice(seeds))
+        for _ in range(rng.randrange(1, 6)):
+            words[rng.randrange(len(words))] = rng.choice(b'{}[]",:\\/\0\xff09az')
+        time.sleep(0.011)
+        if b"protect" in words and b'"/' in words and words.count(b"\n") == 0:
+            words = words.replace(b"/srv", b"//srv")  # so that none of them is one by chance
+        reply = ask(d, bytes(words).replace(b"\n", b" "))
+        check("ok" in reply, reply)
+    # More than it takes: too long, too many, too fast, and silent.
+    said = ask(d, b"x" * 100000)
+    check(not said["ok"] and "bytes" in said["error"], said)
+    crowd = []
+    for _ in range(40):
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        s.connect(f"{d}/control/socket")
+        crowd.append(s)
+    time.sleep(0.5)
+    crowd[0].sendall(b'{"command":"protected"}\n' * 400)
+    got = b""
+    while got.count(b"\n") < 400:
+        got += crowd[0].recv(65536)
+    check(b"requests a second" in got and got.count(b'"ok":true') >= 50, got[:500])
+    for s in crowd:
+        s.close()
+    time.sleep(1.5)
+    check(ask(d, b'{"command":"status"}')["ok"], "it does not answer any more")
+    run_as(["cat", f"{d}/a"])
+    t.stop()
+    check([e["policy"] for e in t.events() if e["event_type"] != "lost" and e["comm"] == "cat"] == ["all"], "it does not record any more")
+    check(not os.path.exists(f"{d}/control/socket"), "the socket stays behind")
+    t = governed(d, f"  - {{ name: all, paths: {d}/a, operations: open }}\n", "--control-group", "nogroup")
+    gid = __import__("grp").getgrnam("nogroup").gr_gid
+    out = subprocess.run([mine, "status", "--control", f"{d}/control/socket"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         preexec_fn=lambda: (os.setgroups([gid]), os.setresgid(1234, 1234, 1234), os.setresuid(1234, 1234, 1234)))
+    check(out.returncode == 0, out)
+    t.stop()
+
+
+def stat_mode(path):
+    return os.stat(path).st_mode & 0o7777
 
 
 def test_shipped_policy_sees_shadow(d):

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+// The commands that speak to the running agent: vfsguard protect, unprotect, protected, status, reload.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <climits>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+
+#include <fmt/format.h>
+#include <simdjson.h>
+
+#include "cli/commands.h"
+#include "control/server.h"
+#include "output/escape.h"
+#include "policy/secrets.h"
+
+namespace vfsguard::cli {
+
+namespace {
+
+using output::json_list;
+using output::json_string;
+using simdjson::dom::element;
+using simdjson::dom::object;
+
+struct AgentText {
+  std::string control = control::kDefaultSocket;
+  bool json = false;
+  std::string path;
+  std::uint32_t level = 1;
+  std::string unless;
+};
+
+// What stands there, or `otherwise`: an agent of another version may not say it.
+template <typename T>
+T value_of(const simdjson::simdjson_result<element>& from, T otherwise) {
+  T value{};
+  return from.get(value) == simdjson::SUCCESS ? value : otherwise;
+}
+
+std::string shown(std::string_view value) {
+  std::string out;
+  output::append_text(value, out);
+  return out;
+}
+
+struct Reply {
+  std::string line;
+  std::unique_ptr<simdjson::dom::parser> parser = std::make_unique<simdjson::dom::parser>();
+  object root;
+};
+
+// The agent's own refusal becomes ours.
+util::Result<Reply> request(const AgentText& text, const std::string& line) {
+  auto answer = control::ask(text.control, line);
+  if (!answer) {
+    return util::pass_on(answer.error());
+  }
+  Reply reply;
+  reply.line = std::move(*answer);
+  bool ok = false;
+  if (reply.parser->parse(reply.line).get(reply.root) != simdjson::SUCCESS || reply.root["ok"].get(ok) != simdjson::SUCCESS) {
+    return util::fail(EX_PROTOCOL, fmt::format("what listens at '{}' is no vfsguard: its answer is not understood", text.control));
+  }
+  if (!ok) {
+    return util::fail(static_cast<int>(value_of(reply.root["exit_code"], std::int64_t{EX_SOFTWARE})),
+                      std::string(value_of(reply.root["error"], std::string_view("refused"))));
+  }
+  return reply;
+}
+
+std::string as_glob(const std::string& path) {
+  std::string glob;
+  for (const char c : path) {
+    if (c == '*' || c == '?' || c == '[' || c == '\\') {
+      glob += '\\';
+    }
+    glob += c;
+  }
+  return glob;
+}
+
+// Without the slashes and dots that no path of the kernel's has.
+std::string normal(const std::filesystem::path& path) {
+  std::string text = path.lexically_normal().string();
+  while (text.size() > 1 && text.back() == '/') {
+    text.pop_back();
+  }
+  return text;
+}
+
+// What is meant by PATH: the object that it leads to now, a directory with everything in it, a name that is not there yet, or a glob. Objects are
+// known by their own paths, so links are followed as far as the path exists.
+util::Result<std::vector<std::string>> globs_for(const std::string& text) {
+  if (text.empty()) {
+    return util::fail(EX_USAGE, "the path is empty");
+  }
+  std::string plain;
+  if (!output::append_json(text, plain)) {
+    return util::fail(EX_DATAERR, "the path is not UTF-8; write a glob with '?' for each byte that is none");
+  }
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(text, error);
+  const bool exists = std::filesystem::exists(std::filesystem::symlink_status(absolute, error));
+  const std::size_t special = exists ? std::string::npos : absolute.string().find_first_of("*?[\\");
+  if (special != std::string::npos) {
+    // The part that holds no wildcard is a directory, if it is there.
+    const std::string whole = absolute.string();
+    const std::size_t slash = whole.rfind('/', special);
+    const std::filesystem::path above = std::filesystem::weakly_canonical(whole.substr(0, slash == 0 ? 1 : slash), error);
+    const std::string root = normal(above);
+    return std::vector{(root == "/" ? "" : as_glob(root)) + whole.substr(slash)};
+  }
+  const std::filesystem::path real = std::filesystem::weakly_canonical(absolute, error);
+  if (error) {
+    return util::fail_errno(EX_NOINPUT, fmt::format("cannot tell where '{}' leads", text), error.value());
+  }
+  const std::string path = normal(real);
+  if (path == "/") {
+    return util::fail(EX_USAGE, "that is everything; name a directory below /, or write a policy");
+  }
+  std::vector<std::string> globs{as_glob(path)};
+  if (std::filesystem::is_directory(real, error) || text.ends_with('/')) {
+    globs.push_back(as_glob(path) + "/**");
+  }
+  return globs;
+}
+
+std::string_view done_by(std::uint64_t level) { return level == 1 ? "EACCES" : "SIGKILL"; }
+
+util::Result<int> protect(const AgentText& text) {
+  auto globs = globs_for(text.path);
+  if (!globs) {
+    return util::pass_on(globs.error());
+  }
+  std::string line = fmt::format(R"({{"command":"protect","paths":{},"level":{})", json_list(*globs), text.level);
+  if (!text.unless.empty()) {
+    auto conditions = policy::parse_conditions(text.unless);
+    if (!conditions) {
+      return util::pass_on(std::move(conditions.error()).context("--unless"));
+    }
+    line += ",\"unless\":{";
+    for (std::size_t i = 0; i < conditions->size(); ++i) {
+      line += fmt::format("{}{}:{}", i > 0 ? "," : "", json_string((*conditions)[i].first), json_list((*conditions)[i].second));
+    }
+    line += "}";
+  }
+  auto reply = request(text, line + "}");
+  if (!reply) {
+    return util::pass_on(reply.error());
+  }
+  if (text.json) {
+    fmt::print("{}\n", reply->line);
+    return 0;
+  }
+  const double spent = value_of(reply->root["milliseconds"], 0.0);
+  for (const std::string& glob : *globs) {
+    fmt::print("protected {}: {} for all but {} (in {:.0f} ms)\n", shown(glob), done_by(text.level), text.unless.empty() ? "uid=0" : shown(text.unless), spent);
+  }
+  return 0;
+}
+
+util::Result<int> unprotect(const AgentText& text) {
+  auto globs = globs_for(text.path);
+  if (!globs) {
+    return util::pass_on(globs.error());
+  }
+  auto reply = request(text, fmt::format(R"({{"command":"unprotect","path":{}}})", json_string(globs->front())));
+  if (!reply) {
+    return util::pass_on(reply.error());
+  }
+  fmt::print("{}", text.json ? reply->line + "\n" : fmt::format("no longer protected: {}\n", shown(globs->front())));
+  return 0;
+}
+
+std::string conditions_of(const element& secret) {
+  std::string out;
+  object unless;
+  if (secret["unless"].get(unless) == simdjson::SUCCESS) {
+    for (const auto& [key, values] : unless) {
+      for (const element& value : values) {
+        std::string_view one;
+        if (value.get(one) == simdjson::SUCCESS) {
+          out += fmt::format("{}{}={}", out.empty() ? "" : ",", key, one);
+        }
+      }
+    }
+  }
+  return out;
+}
+
+util::Result<int> list_protected(const AgentText& text) {
+  auto reply = request(text, R"({"command":"protected"})");
+  if (!reply) {
+    return util::pass_on(reply.error());
+  }
+  if (text.json) {
+    fmt::print("{}\n", reply->line);
+    return 0;
+  }
+  simdjson::dom::array secrets;
+  if (reply->root["protected"].get(secrets) != simdjson::SUCCESS || secrets.size() == 0) {
+    fmt::print(stderr, "nothing is protected by vfsguard protect; vfsguard status lists the policy's rules\n");
+    return 0;
+  }
+  fmt::print("{:<5}  {:<8}  {:<24}  {}\n", "LEVEL", "ANSWER", "UNLESS", "PATH");
+  for (const element& secret : secrets) {
+    const std::uint64_t level = value_of(secret["level"], std::uint64_t{1});
+    simdjson::dom::array paths;
+    if (secret["paths"].get(paths) != simdjson::SUCCESS) {
+      continue;
+    }
+    for (const element& path : paths) {
+      fmt::print("{:<5}  {:<8}  {:<24}  {}\n", level, done_by(level), shown(conditions_of(secret)), shown(value_of(simdjson::simdjson_result<element>(element(path)), std::string_view("-"))));
+    }
+  }
+  return 0;
+}
+
+util::Result<int> reload(const AgentText& text) {
+  auto reply = request(text, R"({"command":"reload"})");
+  if (!reply) {
+    return util::pass_on(std::move(reply.error()).context("the policy in force stays"));
+  }
+  const std::uint64_t rules = value_of(reply->root["rules"], std::uint64_t{0});
+  const double spent = value_of(reply->root["milliseconds"], 0.0);
+  fmt::print("{}", text.json ? reply->line + "\n" : fmt::format("reloaded: {} rules, in {:.0f} ms\n", rules, spent));
+  return 0;
+}
+
+std::string_view word(const object& from, std::string_view key) { return value_of(from[key], std::string_view("-")); }
+
+std::uint64_t number(const object& from, std::string_view key) { return value_of(from[key], std::uint64_t{0}); }
+
+util::Result<int> status(const AgentText& text) {
+  auto reply = request(text, R"({"command":"status"})");
+  if (!reply) {
+    return util::pass_on(reply.error());
+  }
+  if (text.json) {
+    fmt::print("{}\n", reply->line);
+    return 0;
+  }
+  const object& r = reply->root;
+  const double seconds = value_of(r["seconds"], 0.0);
+  fmt::print("vfsguard {}, pid {}, running {:.0f} s on {}\n", word(r, "version"), number(r, "pid"), seconds, word(r, "kernel"));
+  fmt::print("records by   {}: seen {}, filtered {}, aggregated {}, emitted {}, lost {}\n", word(r, "hook"), number(r, "seen"), number(r, "filtered"),
+             number(r, "aggregated"), number(r, "emitted"), number(r, "lost"));
+  object enforcement;
+  if (r["enforcement"].get(enforcement) == simdjson::SUCCESS) {
+    fmt::print("enforces by  {}", word(enforcement, "mechanism"));
+    if (word(enforcement, "mechanism") != "none") {
+      fmt::print(": {} decisions, {} unreadable, {} without memory; {} KiB of tables", number(enforcement, "decisions"), number(enforcement, "unreadable"),
+                 number(enforcement, "no_memory"), number(enforcement, "table_bytes") >> 10);
+    }
+    fmt::print("\n");
+    simdjson::dom::array notes;
+    if (enforcement["notes"].get(notes) == simdjson::SUCCESS) {
+      for (const element& note : notes) {
+        std::string_view one;
+        if (note.get(one) == simdjson::SUCCESS) {
+          fmt::print("  weaker: {}\n", shown(one));
+        }
+      }
+    }
+  }
+  fmt::print("policy       {}, {} rules, changed {} times\n", shown(word(r, "config")), number(r, "rules_in_all"), number(r, "policy_changes"));
+  simdjson::dom::array rules;
+  if (r["rules"].get(rules) != simdjson::SUCCESS) {
+    return 0;
+  }
+  fmt::print("\n{:<8}  {:<8}  {:<9}  {:>9}  {}\n", "ACTION", "MODE", "MECHANISM", "STOPPED", "RULE");
+  for (const element& one : rules) {
+    object rule;
+    if (one.get(rule) == simdjson::SUCCESS) {
+      fmt::print("{:<8}  {:<8}  {:<9}  {:>9}  {}\n", word(rule, "action"), word(rule, "mode"), word(rule, "mechanism"), number(rule, "stopped"),
+                 shown(word(rule, "name")));
+    }
+  }
+  if (rules.size() < number(r, "rules_in_all")) {
+    fmt::print("... and {} more\n", number(r, "rules_in_all") - rules.size());
+  }
+  return 0;
+}
+
+struct AgentCommand {
+  const char* name;
+  const char* what;
+  const char* examples;
+  bool path;
+  util::Result<int> (*run)(const AgentText&);
+};
+
+constexpr AgentCommand kCommands[] = {
+    {"protect", "Make a file, a directory or a glob secret in the running agent",
+     "Examples:\n"
+     "  vfsguard protect /srv/keys                         a directory and everything in it: EACCES for all but root\n"
+     "  vfsguard protect '/home/*/.ssh/id_*' --level 2     whoever opens one is killed\n"
+     "  vfsguard protect /etc/app.key --unless uid=0,exe=/usr/sbin/appd\n"
+     "All conditions of --unless must hold together; values of one key are alternatives. It holds from now on, also after a restart of the\n"
+     "agent, until vfsguard unprotect.",
+     true, protect},
+    {"unprotect", "Undo vfsguard protect", "Example:\n  vfsguard unprotect /srv/keys", true, unprotect},
+    {"protected", "List what vfsguard protect made secret", "Example:\n  vfsguard protected --json", false, list_protected},
+    {"status", "What the running agent does: mechanisms, counters, rules", "Example:\n  vfsguard status --json", false, status},
+    {"reload", "Have the running agent read its policy again", "Example:\n  vfsguard reload\nIf the policy cannot be put in force, the old one stays.", false, reload},
+};
+
+}  // namespace
+
+std::vector<Registered> add_agent(CLI::App& root) {
+  std::vector<Registered> all;
+  for (const AgentCommand& command : kCommands) {
+    auto text = std::make_shared<AgentText>();
+    CLI::App* app = root.add_subcommand(command.name, command.what);
+    if (command.path) {
+      app->add_option("path", text->path, "File, directory or glob")->required()->type_name("PATH");
+    }
+    if (command.run == protect) {
+      app->add_option("--level", text->level, "1: the caller gets EACCES (the default); 2 or more: the caller is killed")->check(CLI::Range(1, 1000));
+      app->add_option("--unless", text->unless, "Who may, instead of root: KEY=VALUE,... as in a policy's 'unless'")->type_name("WHO");
+    }
+    app->add_option("--control", text->control, fmt::format("The agent's socket (default: {})", control::kDefaultSocket))->type_name("PATH");
+    app->add_flag("--json", text->json, "The agent's answer as it is, one JSON object");
+    app->footer(command.examples);
+    all.push_back({app, [text, run = command.run] { return run(*text); }});
+  }
+  return all;
+}
+
+}  // namespace vfsguard::cli

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/governor.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+namespace vfsguard::daemon {
+
+namespace {
+
+// A refusal is told within moments; a thread that is stopped between the two can take longer.
+constexpr std::size_t kPastVersions = 64;
+
+// Room for policies to grow into without loading anew.
+constexpr std::size_t kTablesAtLeast = 64u << 10;
+
+}  // namespace
+
+util::Result<policy::Policy> Governor::read(const std::vector<policy::Secret>& secrets) const {
+  auto policy = policy::load(source_.config);
+  if (!policy) {
+    return policy;
+  }
+  auto whole = policy::with_secrets(std::move(*policy), source_.protected_file, secrets);
+  if (whole && !source_.enforce) {
+    for (policy::Rule& rule : whole->rules) {
+      rule.enforce = false;
+    }
+  }
+  return whole;
+}
+
+util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Policy policy) const {
+  auto version = std::make_shared<Version>();
+  version->policy = std::move(policy);
+  auto compiled = policy::compile_policy(version->policy);
+  if (!compiled) {
+    return util::pass_on(compiled.error());
+  }
+  version->compiled = std::move(*compiled);
+  if (enforcer_ || policy::enforces(version->policy)) {
+    const auto before = now_ ? std::optional(policy::Before{now_->policy, now_->tables}) : std::nullopt;
+    auto tables = policy::compile_enforcement(version->policy, before ? &*before : nullptr);
+    if (!tables) {
+      return util::pass_on(tables.error());
+    }
+    version->tables = std::move(*tables);
+  }
+  return version;
+}
+
+util::Result<Governor> Governor::open(PolicySource source) {
+  Governor governor(std::move(source));
+  auto secrets = policy::read_secrets(governor.source_.protected_file);
+  if (!secrets) {
+    return util::pass_on(secrets.error());
+  }
+  governor.secrets_ = std::move(*secrets);
+  auto policy = governor.read(governor.secrets_);
+  if (!policy) {
+    return util::pass_on(policy.error());
+  }
+  const bool enforces = policy::enforces(*policy);
+  auto version = governor.compile(std::move(*policy));
+  if (!version) {
+    return util::pass_on(version.error());
+  }
+  if (enforces) {
+    const Version& v = **version;
+    auto enforcer = enforce::Enforcer::open(v.policy, v.tables);
+    if (!enforcer) {
+      util::Error error = enforcer.error();
+      if (error.exit_code == EX_UNAVAILABLE) {
+        error.message += "; --enforce off records what would have been stopped";
+      }
+      return util::pass_on(error);
+    }
+    governor.enforcer_ = std::move(*enforcer);
+    fmt::print(stderr, "enforcing by lsm: {} of {} rules, {} KiB of tables\n", v.tables.clauses, v.policy.rules.size(), v.tables.tables.size() >> 10);
+  }
+  governor.now_ = std::move(*version);
+  fmt::print(stderr, "policy {}: {} rules\n", governor.now_->policy.file, governor.now_->policy.rules.size());
+  return governor;
+}
+
+util::Result<void> Governor::attach() { return enforcer_ ? enforcer_->attach() : util::Result<void>{}; }
+
+void Governor::direct(const Version& version, const enforce::Enforcer* enforcer, sensor::Filter& filter) const {
+  filter.by_path = true;
+  filter.operations = version.compiled.operations;
+  filter.automaton = version.compiled.automaton;
+  filter.set_operations = version.compiled.set_operations;
+  if (enforcer != nullptr) {
+    filter.decisions = enforcer->decisions();
+    filter.worker_decisions = enforcer->worker_decisions();
+  }
+}
+
+void Governor::direct(sensor::Options& options) const {
+  direct(*now_, enforcer_ ? &*enforcer_ : nullptr, options.filter);
+  options.tables_at_least = kTablesAtLeast;
+}
+
+bool Governor::attribute(event::Operation& operation) const {
+  if (operation.raw.policy_version != recorded_by_) {
+    policy::match_paths(now_->compiled, operation);
+  }
+  const policy::Rule* carried_out = nullptr;
+  if (operation.raw.verdict != VG_VERDICT_NONE) {
+    const std::vector<policy::Rule>* by = &now_->policy.rules;
+    if (enforcer_ && operation.raw.rule_version != static_cast<std::uint16_t>(enforcer_->version())) {
+      const auto past = std::ranges::find(past_, operation.raw.rule_version, &Past::version);
+      by = past == past_.end() ? nullptr : &past->rules;
+    }
+    if (by != nullptr && operation.raw.rule < by->size()) {
+      carried_out = &(*by)[operation.raw.rule];
+    }
+  }
+  return policy::attribute(now_->policy, now_->compiled, operation, carried_out);
+}
+
+// What only the kernel needs is there now.
+void Governor::settle(std::shared_ptr<Version> version) {
+  version->tables.tables = {};
+  version->tables.automaton = {};
+  now_ = std::move(version);
+  malloc_trim(0);
+}
+
+util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const Recorder& recorder) {
+  const bool enforces = policy::enforces(next->policy);
+  const bool loads = enforces && (!enforcer_ || !enforcer_->fits(next->tables));
+  sensor::Options options = recorder.options;
+  std::optional<enforce::Enforcer> enforcer;
+  if (loads) {
+    auto opened = enforce::Enforcer::open(next->policy, next->tables, enforcer_ ? &*enforcer_ : nullptr);
+    if (!opened) {
+      return util::pass_on(opened.error());
+    }
+    enforcer = std::move(*opened);
+  }
+  const enforce::Enforcer* const enforcing = enforcer ? &*enforcer : enforcer_ ? &*enforcer_ : nullptr;
+  direct(*next, enforcing, options.filter);
+  // What refuses must be attached before what records: the kernel calls the newest first, and none after one that refused.
+  std::optional<sensor::Sensor> sensor;
+  if (loads || !recorder.sensor->fits(options.filter)) {
+    options.hook = recorder.sensor->hook();
+    options.tables_at_least = kTablesAtLeast;
+    options.filter.operations |= recorder.sensor->operations();  // so that going back needs no loading
+    options.follows = &*recorder.sensor;
+    auto opened = sensor::Sensor::open(options, recorder.handler);
+    if (!opened) {
+      return util::pass_on(opened.error());
+    }
+    sensor = std::move(*opened);
+  }
+  const std::uint16_t last = enforcer_ ? static_cast<std::uint16_t>(enforcer_->version()) : std::uint16_t{0};
+  if (enforcer) {
+    if (auto attached = enforcer->attach(); !attached) {
+      return attached;
+    }
+  } else if (enforcer_) {
+    if (auto replaced = enforcer_->replace(next->policy, next->tables); !replaced) {
+      return replaced;
+    }
+  }
+  if (enforcer_) {
+    Past& past = past_.emplace_back(last, std::vector<policy::Rule>{});
+    for (const policy::Rule& rule : now_->policy.rules) {
+      policy::Rule& kept = past.rules.emplace_back();
+      kept.name = rule.name;
+      kept.action = rule.action;
+      kept.severity = rule.severity;
+    }
+    if (past_.size() > kPastVersions) {
+      past_.pop_front();
+    }
+  }
+  util::Result<void> recorded;
+  if (sensor) {
+    recorder.sensor->detach();
+    recorded = recorder.consume_all();
+    if (recorded) {
+      recorded = sensor->attach();
+    }
+    if (recorded) {
+      recorder.sensor = std::move(sensor);
+    } else {
+      (void)recorder.sensor->attach();
+    }
+  } else {
+    recorded = recorder.sensor->replace(options.filter);
+  }
+  if (enforcer && !recorded) {
+    return recorded;  // it goes again, and the one before has never ceased
+  }
+  if (enforcer) {
+    if (enforcer_) {
+      enforcer->take_over(*enforcer_);
+    }
+    enforcer_ = std::move(enforcer);
+  }
+  settle(std::move(next));
+  ++changes_;
+  recorded_by_ = recorded ? recorder.sensor->version() : 0;
+  if (!recorded) {
+    return util::pass_on(std::move(recorded.error()).context("the policy is in force; recorded is what the one before asked for"));
+  }
+  for (const std::string& note : enforcer_ ? enforcer_->notes() : std::vector<std::string>{}) {
+    fmt::print(stderr, "note: {}\n", note);
+  }
+  return {};
+}
+
+util::Result<void> Governor::reload(const Recorder& recorder) {
+  auto secrets = policy::read_secrets(source_.protected_file);
+  if (!secrets) {
+    return util::pass_on(secrets.error());
+  }
+  auto policy = read(*secrets);
+  if (!policy) {
+    return util::pass_on(policy.error());
+  }
+  auto next = compile(std::move(*policy));
+  if (!next) {
+    return util::pass_on(next.error());
+  }
+  if (auto done = put_in_force(std::move(*next), recorder); !done) {
+    return done;
+  }
+  secrets_ = std::move(*secrets);
+  return {};
+}
+
+util::Result<void> Governor::change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder) {
+  auto policy = read(secrets);
+  if (!policy) {
+    return util::pass_on(policy.error());
+  }
+  auto next = compile(std::move(*policy));
+  if (!next) {
+    return util::pass_on(next.error());
+  }
+  // What is in the file is in force after the next start, whatever becomes of this agent; so first the file.
+  if (auto written = policy::write_secrets(source_.protected_file, secrets); !written) {
+    return written;
+  }
+  if (auto done = put_in_force(std::move(*next), recorder); !done) {
+    (void)policy::write_secrets(source_.protected_file, secrets_);
+    return done;
+  }
+  secrets_ = std::move(secrets);
+  return {};
+}
+
+util::Result<void> Governor::protect(policy::Secret secret, const Recorder& recorder) {
+  if (auto ok = policy::check_secret(secret); !ok) {
+    return ok;
+  }
+  std::vector<policy::Secret> secrets = secrets_;
+  const auto known = std::ranges::find(secrets, secret.paths.front(), [](const policy::Secret& s) { return s.paths.front(); });
+  if (known != secrets.end()) {
+    *known = std::move(secret);
+  } else {
+    secrets.push_back(std::move(secret));
+  }
+  return change_secrets(std::move(secrets), recorder);
+}
+
+util::Result<void> Governor::unprotect(const std::string& path, const Recorder& recorder) {
+  std::vector<policy::Secret> secrets = secrets_;
+  const auto known = std::ranges::find(secrets, path, [](const policy::Secret& s) { return s.paths.front(); });
+  if (known == secrets.end()) {
+    const bool by_policy = std::ranges::any_of(now_->policy.rules, [&](const policy::Rule& rule) { return rule.name == "secret " + path; });
+    return util::fail(EX_DATAERR, by_policy ? fmt::format("'{}' is protected by the policy {}, not by vfsguard protect; change it there", path, source_.config)
+                                            : fmt::format("'{}' is not among the protected files; vfsguard protected lists them", path));
+  }
+  secrets.erase(known);
+  return change_secrets(std::move(secrets), recorder);
+}
+
+}  // namespace vfsguard::daemon

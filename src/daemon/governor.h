@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The policy that the agent goes by, and the change to another one while it runs: compiled, loaded and checked first, then put in force at one
+// moment, in the kernel's tables for enforcement and for recording; where anything fails before that, the old one stands as it did.
+//
+// Events that were begun by an older version are told by the one in force; who refused what is told as it was.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "enforce/enforcer.h"
+#include "policy/enforcement.h"
+#include "policy/policy.h"
+#include "policy/secrets.h"
+#include "sensor/sensor.h"
+#include "util/result.h"
+
+namespace vfsguard::daemon {
+
+struct PolicySource {
+  std::string config;          // file or directory
+  std::string protected_file;  // policy/secrets.h
+  bool enforce = true;         // else rules that deny or kill are only recorded
+};
+
+class Governor {
+ public:
+  // Reads, compiles and loads; attaches nothing yet.
+  static util::Result<Governor> open(PolicySource source);
+
+  // From here on it is enforced.
+  util::Result<void> attach();
+  // What is to be recorded for it.
+  void direct(sensor::Options& options) const;
+
+  // Names the event's rules; false: none asks for it.
+  bool attribute(event::Operation& operation) const;
+
+  // How the recording side goes along with a change.
+  struct Recorder {
+    std::optional<sensor::Sensor>& sensor;
+    const sensor::Options& options;  // as it was opened
+    sensor::Sensor::Handler handler;
+    std::function<util::Result<void>()> consume_all;
+  };
+  util::Result<void> reload(const Recorder& recorder);
+  // Changes the protected files: the file, and what is in force.
+  util::Result<void> protect(policy::Secret secret, const Recorder& recorder);
+  util::Result<void> unprotect(const std::string& path, const Recorder& recorder);
+  [[nodiscard]] const std::vector<policy::Secret>& secrets() const { return secrets_; }
+
+  [[nodiscard]] const policy::Policy& policy() const { return now_->policy; }
+  [[nodiscard]] std::uint64_t changes() const { return changes_; }
+  [[nodiscard]] enforce::Enforcer* enforcer() { return enforcer_ ? &*enforcer_ : nullptr; }
+  [[nodiscard]] const PolicySource& source() const { return source_; }
+
+ private:
+  struct Version {
+    policy::Policy policy;
+    policy::Compiled compiled;
+    policy::Enforcement tables;  // without what only the kernel needs, once it is there
+  };
+
+  explicit Governor(PolicySource source) : source_(std::move(source)) {}
+  util::Result<std::shared_ptr<Version>> compile(policy::Policy policy) const;
+  util::Result<void> put_in_force(std::shared_ptr<Version> next, const Recorder& recorder);
+  util::Result<policy::Policy> read(const std::vector<policy::Secret>& secrets) const;
+  util::Result<void> change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder);
+  void direct(const Version& version, const enforce::Enforcer* enforcer, sensor::Filter& filter) const;
+  void settle(std::shared_ptr<Version> version);
+
+  PolicySource source_;
+  std::vector<policy::Secret> secrets_;
+  std::shared_ptr<Version> now_;
+  std::optional<enforce::Enforcer> enforcer_;
+  std::uint64_t changes_ = 0;
+  std::uint32_t recorded_by_ = VG_FIRST_VERSION;  // the sensor's version whose match sets are those of now_
+  struct Past {
+    std::uint16_t version;            // of the enforcer
+    std::vector<policy::Rule> rules;  // names, actions and severities alone
+  };
+  std::deque<Past> past_;  // whose refusals may still be on their way
+};
+
+}  // namespace vfsguard::daemon
