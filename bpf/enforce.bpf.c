@@ -1,151 +1,24 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Enforcement by BPF LSM: what the policy forbids gets its errno from the hook that the kernel asks just before it acts. An object of its
- * own, beside the one that records: it stands whatever mechanism records, and whether anybody reads the events.
+ * Enforcement. An object of its own, beside the one that records: it stands whatever mechanism records, and whether anybody reads the events.
+ * One decision (lib/judge.bpf.h), carried out by what the kernel has:
  *
- * The kernel never skips LSM programs for recursion (bpf_prog_check_recur), and asks these hooks for every way in: both ABIs, io_uring,
- * descriptors that were passed or kept.
+ *   lsm/NAME         BPF LSM: what the policy forbids gets its errno from the hook that the kernel asks just before it acts. The kernel never skips
+ *                    LSM programs for recursion (bpf_prog_check_recur), and asks for every way in: both ABIs, io_uring, descriptors that were
+ *                    passed or kept
+ *   enforce_call     override: on the entry of each system call, which is answered instead of carried out (bpf_override_return). By the object
+ *                    where the call is made on a descriptor, else by the name that the caller gives, which leads elsewhere through a link, or
+ *                    when it is changed under way; so enforce_at stands behind it
+ *   enforce_at       signal: at the object, on security_NAME, by kprobe. Nothing can be refused there: who may not is killed, and does not
+ *                    live to use what it got; what it changed is changed
+ *   enforce_return   signal without kprobes: at the return, for what a call gets: opens, executions, reads, writes and maps of descriptors
  */
+#include "lib/ask.bpf.h"
+#include "lib/calls.bpf.h"
 #include "lib/ioctl.bpf.h"
-#include "lib/judge.bpf.h"
-#include "lib/mounts.bpf.h"
+#include "lib/lexical.bpf.h"
 
 const volatile __u32 attributes_come_second = 0; /* inode_setattr(idmap, dentry, attr), since 6.9 */
-
-#define DO(operation) (1ull << VG_OP_##operation)
-
-static __always_inline bool is_agent(void)
-{
-	return (__u32)TASK(bpf_get_current_task_btf(), tgid) == agent_tgid;
-}
-
-static __always_inline bool concerns(__u64 operations)
-{
-	return (operations & decided_operations) && !is_agent();
-}
-
-/* Ends a decision; the hook's answer, within the bounds that the verifier asks for. */
-static __always_inline int answer_with(struct deed *d, bool refuse)
-{
-	int answer = conclude(d);
-
-	if (!answer && refuse)
-		answer = -EACCES;
-	release_deed(d);
-	barrier_var(answer);
-	if (answer < -4095 || answer > 0)
-		return -EACCES;
-	return answer;
-}
-
-/* One object. */
-static __always_inline int ask(__u64 operations, __u64 dentry, __u64 mnt)
-{
-	struct deed *d;
-
-	if (!concerns(operations))
-		return 0;
-	d = claim_deed();
-	if (!d)
-		return -EACCES;
-	begin_deed(d, operations, dentry, mnt);
-	judge(d);
-	return answer_with(d, false);
-}
-
-static __always_inline int ask_path(__u64 operations, __u64 path)
-{
-	return ask(operations, (__u64)FIELD(struct path, path, dentry), (__u64)FIELD(struct path, path, mnt));
-}
-
-static __always_inline int ask_child(__u64 operations, __u64 dir, __u64 dentry)
-{
-	return ask(operations, dentry, (__u64)FIELD(struct path, dir, mnt));
-}
-
-/*
- * Until 6.5 what an overlay opens beneath carries the overlay's path: its inode is another one. Any name of that inode will do, as its own file
- * system has it.
- */
-static __always_inline int ask_file(__u64 operations, __u64 file)
-{
-	__u64 dentry = file_dentry_of(file), inode = (__u64)FIELD(struct file, file, f_inode), alias;
-
-	if ((__u64)FIELD(struct dentry, dentry, d_inode) == inode)
-		return ask(operations, dentry, file_mount_of(file));
-	alias = (__u64)FIELD(struct inode, inode, i_dentry.first);
-	return alias ? ask(operations, alias - bpf_core_field_offset(struct dentry, d_u.d_alias), 0) : 0;
-}
-
-/* Two objects, either of which the rules may be about. */
-static __always_inline int ask_two(__u64 operations, __u64 from, __u64 from_mnt, __u64 to, __u64 to_mnt)
-{
-	struct deed *d;
-
-	if (!concerns(operations))
-		return 0;
-	d = claim_deed();
-	if (!d)
-		return -EACCES;
-	begin_deed(d, operations, from, from_mnt);
-	judge(d);
-	d->dentry = to;
-	d->mnt = to_mnt;
-	judge(d);
-	return answer_with(d, false);
-}
-
-/* The object keeps what protects it under its new name. */
-static __always_inline bool carry(const struct deed *d, __u64 dentry, __u32 set, __u32 to_set)
-{
-	const struct vg_tables *t = tables_for(d);
-	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
-	const struct vg_range *range;
-
-	if (!t || !set || set == to_set || !inode || is_directory(inode))
-		return true;
-	range = table_at(t, t->ranges_at + set * sizeof(*range), sizeof(*range));
-	if (!range->count || mark(t, d->walk.version, inode, set))
-		return true;
-	COUNT(labels_full);
-	return false;
-}
-
-/* A name goes: what was remembered about its object, or beneath it, may be about another soon. */
-static __always_inline void forget_free(void)
-{
-	__sync_fetch_and_add(&generation, 1);
-}
-
-/* Rename and link, which give an object another name: asked whatever operations the rules are about. */
-static __always_inline int ask_naming(__u64 operations, __u64 from, __u64 to, __u64 mnt, bool moves, bool exchanges)
-{
-	struct deed *d;
-	__u32 from_set, to_set;
-	bool refuse;
-
-	if (is_agent())
-		return 0;
-	d = claim_deed();
-	if (!d)
-		return -EACCES;
-	begin_deed(d, operations, from, mnt);
-	judge(d);
-	from_set = d->set;
-	d->to = to;
-	if (moves && is_directory((__u64)FIELD(struct dentry, from, d_inode)))
-		judge_move(d);
-	d->dentry = to;
-	judge(d);
-	to_set = d->set;
-	d->to = from;
-	if (exchanges && is_directory((__u64)FIELD(struct dentry, to, d_inode)))
-		judge_move(d);
-	d->dentry = from;
-	/* Marked before it is known whether it goes through: a label too many protects too much for as long as the inode lives. */
-	refuse = !(d->rule != ~0u && d->enforce) && (!carry(d, from, from_set, to_set) || (exchanges && !carry(d, to, to_set, from_set)));
-	return answer_with(d, refuse);
-}
 
 SEC("lsm/file_open")
 int BPF_PROG(enforce_file_open, __u64 file)
@@ -177,19 +50,6 @@ SEC("lsm/file_receive")
 int BPF_PROG(enforce_file_receive, __u64 file)
 {
 	return ask_file(DO(OPEN), file);
-}
-
-static __always_inline __u64 map_operations(__u64 protection, bool shared)
-{
-	__u64 operations = DO(OPEN);
-
-	if (protection & PROT_READ)
-		operations |= DO(READ);
-	if (protection & PROT_EXEC)
-		operations |= DO(MMAP);
-	if (shared && protection & PROT_WRITE)
-		operations |= DO(MMAP) | DO(WRITE);
-	return operations;
 }
 
 SEC("lsm/mmap_file")
@@ -249,13 +109,7 @@ int BPF_PROG(enforce_path_mkdir, __u64 dir, __u64 dentry)
 SEC("lsm/path_mknod")
 int BPF_PROG(enforce_path_mknod, __u64 dir, __u64 dentry, __u64 mode)
 {
-	__u64 operations = DO(MKNOD);
-
-	if ((mode & S_IFMT) == S_IFREG || !(mode & S_IFMT))
-		operations = DO(CREATE);
-	else if ((mode & S_IFMT) == S_IFSOCK)
-		operations |= DO(BIND);
-	return ask_child(operations, dir, dentry);
+	return ask_child(node_operations(mode), dir, dentry);
 }
 
 SEC("lsm/path_symlink")
@@ -299,13 +153,6 @@ SEC("lsm/path_chown")
 int BPF_PROG(enforce_path_chown, __u64 path)
 {
 	return ask_path(DO(CHOWN), path);
-}
-
-static __always_inline int ask_dentry(__u64 operations, __u64 dentry)
-{
-	if (!concerns(operations))
-		return 0;
-	return ask(operations, dentry, some_mount(bpf_get_current_task_btf(), (__u64)FIELD(struct dentry, dentry, d_sb)));
 }
 
 SEC("lsm/inode_setattr")
@@ -379,6 +226,351 @@ SEC("lsm/path_chroot")
 int BPF_PROG(enforce_path_chroot, __u64 path)
 {
 	return ask_path(DO(CHROOT), path);
+}
+
+/* The functions' arguments: include/linux/security.h. What is asked is what the hooks above ask. */
+SEC("kprobe.multi")
+int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
+{
+	__u64 operations = 0, dentry = 0, mnt = 0, file = 0, inode;
+
+	switch ((__u32)bpf_get_attach_cookie(ctx)) {
+	case VG_AT_FILE_OPEN: /* file */
+		if (is_agent())
+			hook_canary++;
+		file = a;
+		operations = FIELD(struct file, file, f_flags) & FMODE_EXEC ? DO(EXEC) : DO(OPEN);
+		if (FIELD(struct file, file, f_mode) & FMODE_CREATED)
+			operations |= DO(CREATE);
+		break;
+	case VG_AT_FILE_PERMISSION: /* file, mask */
+		file = a;
+		if (b & MAY_READ)
+			operations |= DO(READ) | DO(OPEN);
+		if (b & (MAY_WRITE | MAY_APPEND))
+			operations |= DO(WRITE) | DO(OPEN);
+		break;
+	case VG_AT_FILE_RECEIVE: /* file */
+		file = a;
+		operations = DO(OPEN);
+		break;
+	case VG_AT_MMAP_FILE: /* file, protection, flags */
+		file = a;
+		operations = map_operations(b, c & MAP_SHARED);
+		break;
+	case VG_AT_FILE_MPROTECT: /* map, as requested, protection */
+		file = (__u64)FIELD(struct vm_area_struct, a, vm_file);
+		operations = map_operations(c, FIELD(struct vm_area_struct, a, vm_flags) & VM_MAYSHARE);
+		break;
+	case VG_AT_FILE_IOCTL: /* file, request */
+		file = is_followed_ioctl(b) ? a : 0;
+		operations = DO(IOCTL);
+		break;
+	case VG_AT_FILE_TRUNCATE: /* file */
+		file = a;
+		operations = DO(TRUNCATE);
+		break;
+	case VG_AT_PATH_UNLINK: /* dir, dentry */
+		inode = (__u64)FIELD(struct dentry, b, d_inode);
+		if (inode && FIELD(struct inode, inode, i_nlink) > 1)
+			forget_free();
+		operations = DO(UNLINK);
+		dentry = b;
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_RMDIR: /* dir, dentry */
+		forget_free();
+		operations = DO(RMDIR);
+		dentry = b;
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_MKDIR: /* dir, dentry */
+		operations = DO(MKDIR);
+		dentry = b;
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_MKNOD: /* dir, dentry, mode */
+		operations = node_operations(c);
+		dentry = b;
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_SYMLINK: /* dir, dentry */
+		operations = DO(SYMLINK);
+		dentry = b;
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_LINK: /* old, dir, dentry */
+		forget_free();
+		ask_naming(DO(LINK), a, c, (__u64)FIELD(struct path, b, mnt), false, false);
+		return 0;
+	case VG_AT_PATH_RENAME: /* old dir, old, dir, dentry, flags */
+		ask_naming(DO(RENAME), b, d, (__u64)FIELD(struct path, c, mnt), true, e & RENAME_EXCHANGE);
+		return 0;
+	case VG_AT_PATH_TRUNCATE: /* path */
+		operations = DO(TRUNCATE);
+		dentry = (__u64)FIELD(struct path, a, dentry);
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_CHMOD: /* path */
+		operations = DO(CHMOD);
+		dentry = (__u64)FIELD(struct path, a, dentry);
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_PATH_CHOWN: /* path */
+		operations = DO(CHOWN);
+		dentry = (__u64)FIELD(struct path, a, dentry);
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	case VG_AT_INODE_SETATTR: /* idmap, dentry, attributes */
+		if (FIELD(struct iattr, c, ia_valid) & (ATTR_ATIME | ATTR_MTIME | ATTR_ATIME_SET | ATTR_MTIME_SET))
+			dentry = b;
+		operations = DO(UTIMES);
+		break;
+	case VG_AT_INODE_SETXATTR: /* idmap, dentry */
+		operations = DO(SETXATTR);
+		dentry = b;
+		break;
+	case VG_AT_INODE_REMOVEXATTR: /* idmap, dentry */
+		operations = DO(REMOVEXATTR);
+		dentry = b;
+		break;
+	case VG_AT_SB_MOUNT: /* source, path */
+		operations = DO(MOUNT);
+		dentry = (__u64)FIELD(struct path, b, dentry);
+		mnt = (__u64)FIELD(struct path, b, mnt);
+		break;
+	case VG_AT_MOVE_MOUNT: /* from, to */
+	case VG_AT_SB_PIVOTROOT: /* old root, new root */
+		operations = (__u32)bpf_get_attach_cookie(ctx) == VG_AT_MOVE_MOUNT ? DO(MOUNT) : DO(PIVOT_ROOT);
+		ask_two(operations, (__u64)FIELD(struct path, a, dentry), (__u64)FIELD(struct path, a, mnt), (__u64)FIELD(struct path, b, dentry),
+			(__u64)FIELD(struct path, b, mnt));
+		return 0;
+	case VG_AT_SB_UMOUNT: /* vfsmount */
+		operations = DO(UMOUNT);
+		dentry = (__u64)FIELD(struct vfsmount, a, mnt_root);
+		mnt = a;
+		break;
+	case VG_AT_PATH_CHROOT: /* path */
+		operations = DO(CHROOT);
+		dentry = (__u64)FIELD(struct path, a, dentry);
+		mnt = (__u64)FIELD(struct path, a, mnt);
+		break;
+	}
+	if (file)
+		ask_file(operations, file);
+	else if (dentry && mnt)
+		ask(operations, dentry, mnt);
+	else if (dentry)
+		ask_dentry(operations, dentry);
+	return 0;
+}
+
+/* One name at a time: kprobes are not preempted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct name_buffer);
+} names SEC(".maps");
+
+/* An argument of a system call, counted from 1. Global functions from here on: the verifier looks at each once, not once for every call. */
+__noinline __u64 call_argument(__u64 regs, int compat, __u32 position)
+{
+	switch (position) {
+	case 1:
+		return compat ? (__u32)FIELD(struct pt_regs, regs, bx) : FIELD(struct pt_regs, regs, di);
+	case 2:
+		return compat ? (__u32)FIELD(struct pt_regs, regs, cx) : FIELD(struct pt_regs, regs, si);
+	case 3:
+		return FIELD(struct pt_regs, regs, dx) & (compat ? ~0u : ~0ull);
+	case 4:
+		return compat ? (__u32)FIELD(struct pt_regs, regs, si) : FIELD(struct pt_regs, regs, r10);
+	case 5:
+		return compat ? (__u32)FIELD(struct pt_regs, regs, di) : FIELD(struct pt_regs, regs, r8);
+	}
+	return 0;
+}
+
+/* What the descriptor stands for is what is asked about. False: nothing. No deeper calls: eight of them are all there may be. */
+__noinline int take_descriptor(struct deed *d, __u64 operations, int fd)
+{
+	__u64 file = file_of_fd(bpf_get_current_task_btf(), fd);
+
+	if (!d || !file)
+		return 0;
+	d->operations = operations;
+	d->dentry = file_dentry_of(file);
+	d->mnt = file_mount_of(file);
+	return 1;
+}
+
+/*
+ * The match set of a name as the caller gives it: no link is followed, and what cannot be read now is left to what stands at the object.
+ * AN_OBJECT: an empty name, which stands for the directory's descriptor.
+ */
+#define AN_OBJECT 0x7fffffff
+__noinline int match_call(struct deed *d, __u64 name, int dirfd, int above)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	const struct vg_tables *t = tables_for(d);
+	struct name_buffer *text;
+	__u64 dir, mnt, file;
+	__u32 zero = 0, len;
+
+	text = bpf_map_lookup_elem(&names, &zero);
+	if (!d || !t || !text)
+		return 0;
+	len = text_length(bpf_probe_read_user_str(text->bytes, VG_PATH_MAX, (void *)name));
+	if ((int)len < 0 || len >= VG_PATH_MAX)
+		return 0;
+	if (len && text->bytes[0] == '/') {
+		dir = (__u64)TASK(task, fs->root.dentry);
+		mnt = (__u64)TASK(task, fs->root.mnt);
+	} else if (dirfd == AT_FDCWD) {
+		dir = (__u64)TASK(task, fs->pwd.dentry);
+		mnt = (__u64)TASK(task, fs->pwd.mnt);
+	} else {
+		file = file_of_fd(task, dirfd);
+		if (!file)
+			return 0;
+		dir = file_dentry_of(file);
+		mnt = file_mount_of(file);
+	}
+	d->dentry = dir;
+	d->mnt = mnt;
+	if (!len)
+		return AN_OBJECT;
+	walk_begin(&d->walk, task, dir, mnt);
+	d->walk.state = above ? t->above_start : t->path_start;
+	d->dentry = 0;
+	return lexical_feed(&d->walk, text, len) ? dfa_accept(t, walk_match(&d->walk, &d->work)) : 0;
+}
+
+__noinline __u64 operations_of_call(__u64 regs, int compat, __u32 call)
+{
+	const struct call_shape *shape = shape_of(call);
+	__u64 operations = 1ull << (shape->operation & 63), flags;
+
+	if (shape->operation == VG_OP_READ || shape->operation == VG_OP_WRITE)
+		return operations | DO(OPEN);
+	if (call == VG_CALL_UNLINKAT && call_argument(regs, compat, 3) & AT_REMOVEDIR)
+		return DO(RMDIR);
+	if (shape->operation != VG_OP_OPEN)
+		return operations;
+	flags = call_argument(regs, compat, shape->flags);
+	if (call == VG_CALL_OPENAT2)
+		bpf_probe_read_user(&flags, sizeof(flags), (void *)call_argument(regs, compat, 3));
+	/* What only the file's being there or not would tell is left to what stands at the object. */
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+		operations |= DO(CREATE);
+	if ((flags & (O_CREAT | O_TRUNC)) == O_TRUNC)
+		operations |= DO(TRUNCATE);
+	return operations;
+}
+
+/* By the positions of its arguments; a call that takes a name may be given a descriptor alone (utimensat). */
+static __always_inline void judge_name(struct deed *d, __u64 regs, int compat, __u32 path, __u32 dirfd, bool moves)
+{
+	int fd = dirfd ? (int)call_argument(regs, compat, dirfd) : AT_FDCWD, set;
+	__u64 name = path ? call_argument(regs, compat, path) : 0, operations = d->operations;
+
+	if (!path)
+		return;
+	set = name ? match_call(d, name, fd, 0) : AN_OBJECT;
+	if (set == AN_OBJECT) {
+		if (take_descriptor(d, operations, fd))
+			judge(d);
+		return;
+	}
+	consider(d, set);
+	if (set || !moves)
+		return;
+	/* A directory that protected paths lead through: what lies in it would have other names. */
+	d->operations = ~0ull;
+	consider(d, match_call(d, name, fd, 1));
+	d->operations = operations;
+}
+
+SEC("kprobe.multi")
+int BPF_KPROBE(enforce_call, __u64 regs)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), operations;
+	__u32 call = VG_COOKIE_CALL_OF(cookie);
+	bool compat = VG_COOKIE_VIA_OF(cookie) == VG_VIA_COMPAT32;
+	const struct call_shape *shape = shape_of(call);
+	struct deed *d;
+	int answer;
+
+	operations = operations_of_call(regs, compat, call);
+	if (!concerns(operations))
+		return 0;
+	d = claim_deed();
+	if (!d) {
+		bpf_override_return(ctx, -EACCES);
+		return 0;
+	}
+	begin_deed(d, operations, 0, 0);
+	d->by = VG_MECHANISM_OVERRIDE;
+	if (shape->fd && take_descriptor(d, operations, call_argument(regs, compat, shape->fd)))
+		judge(d);
+	if (shape->fd2 && take_descriptor(d, DO(WRITE) | DO(OPEN), call_argument(regs, compat, shape->fd2)))
+		judge(d);
+	d->operations = operations;
+	judge_name(d, regs, compat, shape->path, shape->dirfd, shape->operation == VG_OP_RENAME);
+	judge_name(d, regs, compat, shape->path2, shape->dirfd2, call == VG_CALL_RENAMEAT2 && call_argument(regs, compat, 5) & RENAME_EXCHANGE);
+	answer = answer_with(d, false);
+	if (answer)
+		bpf_override_return(ctx, answer);
+	return 0;
+}
+
+/* A raw tracepoint: its arguments are numbers, which global functions take. */
+SEC("raw_tp/sys_exit")
+int enforce_return(__u64 *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 regs = ctx[0];
+	long ret = ctx[1];
+	__u32 via = 0, call = call_of(task, FIELD(struct pt_regs, regs, orig_ax), &via);
+	const struct call_shape *shape = shape_of(call);
+	bool compat = via == VG_VIA_COMPAT32;
+	__u64 operations = 0, file = 0, other = 0;
+
+	if (!call || ret < 0)
+		return 0;
+	switch (shape->operation) {
+	case VG_OP_OPEN:
+		if (is_agent())
+			hook_canary++;
+		file = file_of_fd(task, ret);
+		operations = DO(OPEN);
+		if (file && FIELD(struct file, file, f_mode) & FMODE_CREATED)
+			operations |= DO(CREATE);
+		break;
+	case VG_OP_EXEC:
+		file = TASK(task, mm) ? (__u64)TASK(task, mm->exe_file) : 0;
+		operations = DO(EXEC);
+		break;
+	case VG_OP_READ:
+	case VG_OP_WRITE:
+		operations = 1ull << (shape->operation & 63) | DO(OPEN);
+		if (shape->fd)
+			file = file_of_fd(task, call_argument(regs, compat, shape->fd));
+		if (shape->fd2)
+			other = file_of_fd(task, call_argument(regs, compat, shape->fd2));
+		break;
+	case VG_OP_MMAP:
+		if (!shape->fd || call_argument(regs, compat, 4) & MAP_ANONYMOUS)
+			return 0;
+		file = file_of_fd(task, call_argument(regs, compat, shape->fd));
+		operations = map_operations(call_argument(regs, compat, 3), call_argument(regs, compat, 4) & MAP_SHARED);
+		break;
+	}
+	if (file)
+		ask_file(operations, file);
+	if (other)
+		ask_file(DO(WRITE) | DO(OPEN), other);
+	return 0;
 }
 
 /* Run by the agent: its own pid as the kernel counts. */

@@ -15,22 +15,6 @@
 #include "lib/access.bpf.h"
 #include "lib/uring.bpf.h"
 
-/* The call behind a system call number, 0 where it is not ours. */
-static __always_inline __u32 call_of(struct task_struct *task, __u64 nr, __u32 *via)
-{
-	__u32 index = (__u32)nr & ~X32_SYSCALL_BIT;
-
-	barrier_var(index); /* one register, so that the verifier sees the bound */
-	if (index >= CALL_TABLE || !(native_calls[index] | compat_calls[index]))
-		return 0;
-	if (TASK(task, thread_info.status) & TS_COMPAT) {
-		*via = VG_VIA_COMPAT32;
-		return compat_calls[index];
-	}
-	*via = (__u32)nr & X32_SYSCALL_BIT ? VG_VIA_X32 : VG_VIA_SYSCALL;
-	return native_calls[index];
-}
-
 /*
  * What several programs need at their end is done by one that they tail-call: the verifier then looks at `complete` once for all of
  * them, which is most of what a start costs. Raw tracepoints, because typed ones (tp_btf) of different tracepoints cannot share.
@@ -149,7 +133,7 @@ int BPF_PROG(sys_exit, __u64 regs, __u64 returned)
 	if (operation == VG_OP_CLOSE || !s)
 		return 0;
 	if (is_access(operation)) {
-		if (refused_accesses && ret >= 0)
+		if (refused_accesses && ret >= 0 && !killing)
 			return 0;
 		if (access_completed(task, s, call, via, regs, ret))
 			hand_over(ctx);
@@ -273,7 +257,7 @@ int io_uring_complete(__u64 *ctx)
 		result = FIELD(struct io_uring_cqe, ctx[2], res);
 	else
 		result = *(volatile __u64 *)&ctx[3];
-	call = (follows_accesses() || (refused_accesses && result < 0)) && req && !is_self(task) ? call_of_request(req) : 0;
+	call = (follows_accesses() || (refused_accesses && (result < 0 || killing))) && req && !is_self(task) ? call_of_request(req) : 0;
 	if (is_access(operation_of(call))) {
 		if (result != -ECANCELED && !skips_success(req) && request_accessed(task, s, req, call, result))
 			hand_over(ctx);

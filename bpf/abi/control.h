@@ -219,6 +219,8 @@ struct vg_aggregate {
 #define VG_AT_MMAP_FILE 22
 #define VG_AT_FILE_MPROTECT 23
 #define VG_AT_FILE_IOCTL 24 /* file_ioctl_compat too */
+#define VG_AT_FILE_PERMISSION 25 /* these only where it is enforced */
+#define VG_AT_FILE_RECEIVE 26
 
 VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
 VG_ASSERT(sizeof(struct vg_tables) == 320);

@@ -89,7 +89,7 @@ static __always_inline bool access_counts(struct task_struct *task, struct vg_co
 
 	if (!inode)
 		return false;
-	if (enforcing && result < 0) {
+	if (enforcing && (result < 0 || killing)) {
 		struct vg_decision *decision = my_decision(task);
 
 		if ((decision && decision->inode == inode) || worker_decision(task, inode))

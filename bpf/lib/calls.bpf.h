@@ -6,7 +6,8 @@
 #ifndef VFSGUARD_CALLS_BPF_H
 #define VFSGUARD_CALLS_BPF_H
 
-#include "maps.bpf.h"
+#include "kernel.h"
+#include "../abi/events.h"
 
 /* Positions in the call's arguments, counted from 1; 0: the call has none. */
 struct call_shape {
@@ -225,6 +226,22 @@ static __always_inline const struct call_shape *shape_of(__u32 call)
 	call &= SHAPE_TABLE - 1;
 	barrier_var(call);
 	return &call_shapes[call];
+}
+
+/* The call behind a system call number, 0 where it is not ours. */
+static __always_inline __u32 call_of(struct task_struct *task, __u64 nr, __u32 *via)
+{
+	__u32 index = (__u32)nr & ~X32_SYSCALL_BIT;
+
+	barrier_var(index); /* one register, so that the verifier sees the bound */
+	if (index >= CALL_TABLE || !(native_calls[index] | compat_calls[index]))
+		return 0;
+	if (TASK(task, thread_info.status) & TS_COMPAT) {
+		*via = VG_VIA_COMPAT32;
+		return compat_calls[index];
+	}
+	*via = (__u32)nr & X32_SYSCALL_BIT ? VG_VIA_X32 : VG_VIA_SYSCALL;
+	return native_calls[index];
 }
 
 static __always_inline __u32 operation_of(__u32 call)

@@ -18,7 +18,7 @@
 #include "walk.bpf.h"
 
 const volatile __u32 deed_mask = 63;
-const volatile __u32 mechanism = VG_MECHANISM_LSM;
+const volatile __u32 mechanism = VG_MECHANISM_LSM; /* of the programs at the object */
 const volatile __u32 our_mnt_ns = 0;         /* the agent's */
 const volatile __u32 rule_capacity = 1;      /* room in rule_counts for the rules of one policy */
 
@@ -59,7 +59,7 @@ struct deed {
 	__u8 verdict;
 	__u8 code;
 	__u8 enforce;
-	__u8 pad;
+	__u8 by;          /* VG_MECHANISM_*: who carries it out */
 	__u32 known;      /* bit per VG_WHO_*: looked up already */
 	__u32 uid[2];     /* by whose rights it acts now (an overlay acts by its mounter's, io_uring by a personality's), and whose task it is */
 	__u32 gid[2];
@@ -220,7 +220,8 @@ static __always_inline void remember_free(struct deed *d)
 	f->check = free_check(&d->now);
 }
 
-static __always_inline struct deed *claim_deed(void)
+/* The place of a free one, taken; -1: there is none. A global function: for the verifier its answer is one number, whichever place that is. */
+__noinline int take_place(void)
 {
 	__u32 first = bpf_get_smp_processor_id() * 4, slot;
 	struct deed *d;
@@ -229,10 +230,17 @@ static __always_inline struct deed *claim_deed(void)
 		slot = (first + i) & deed_mask;
 		d = bpf_map_lookup_elem(&deeds, &slot);
 		if (d && !__sync_val_compare_and_swap(&d->taken, 0, 1))
-			return d;
+			return slot;
 	}
 	COUNT(no_memory);
-	return NULL;
+	return -1;
+}
+
+static __always_inline struct deed *claim_deed(void)
+{
+	__u32 slot = take_place();
+
+	return bpf_map_lookup_elem(&deeds, &slot);
 }
 
 static __always_inline void release_deed(struct deed *d)
@@ -659,36 +667,40 @@ static __always_inline bool mark(const struct vg_tables *t, __u32 version, __u64
 	return marked_as(t, version, bpf_map_lookup_elem(&labels, &label)) || put_mark(&label, version, set);
 }
 
-/* Carries the verdict out where the hook's answer is what counts; returns the answer. */
+/* Carries the verdict out; returns what the caller is to be answered. By signal alone, there is no other answer: the call goes on. */
 __noinline int conclude(struct deed *d)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct vg_decision *decision;
 	struct vg_rule_counts *counts;
-	__u32 rule;
+	__u32 rule, signal;
 
 	if (!d || d->rule == ~0u || !d->enforce)
+		return 0;
+	decision = bpf_task_storage_get(&decisions, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	signal = d->verdict == VG_VERDICT_KILL ? d->code : SIGKILL;
+	/* A call goes on after the signal, and comes by here again: it has been told, and counted. */
+	if (d->by == VG_MECHANISM_SIGNAL && signal == SIGKILL && decision && decision->verdict && decision->mechanism == VG_MECHANISM_SIGNAL)
 		return 0;
 	rule = d->rule + (d->walk.version & 1) * rule_capacity;
 	counts = bpf_map_lookup_elem(&rule_counts, &rule);
 	if (counts)
 		__sync_fetch_and_add(&counts->stopped, 1);
-	decision = bpf_task_storage_get(&decisions, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (decision) {
 		decision->inode = (__u64)FIELD(struct dentry, d->dentry, d_inode);
 		decision->rule = d->rule;
 		decision->version = d->walk.version;
-		decision->mechanism = mechanism;
+		decision->mechanism = d->by;
 		decision->code = d->verdict == VG_VERDICT_KILL ? EACCES : d->code;
-		decision->verdict = d->verdict;
+		decision->verdict = d->by == VG_MECHANISM_SIGNAL ? VG_VERDICT_KILL : d->verdict;
 	}
 	if (decision && TASK(task, flags) & PF_IO_WORKER) {
 		struct vg_worker_key key = {.inode = decision->inode, .tgid = TASK(task, tgid)};
 
 		bpf_map_update_elem(&worker_decisions, &key, decision, BPF_ANY);
 	}
-	if (d->verdict == VG_VERDICT_KILL) {
-		if (bpf_send_signal(d->code) && counts)
+	if (d->verdict == VG_VERDICT_KILL || d->by == VG_MECHANISM_SIGNAL) {
+		if (bpf_send_signal(signal) && counts)
 			__sync_fetch_and_add(&counts->kill_failed, 1);
 		return -EACCES;
 	}
@@ -705,6 +717,7 @@ static __always_inline void begin_deed(struct deed *d, __u64 operations, __u64 d
 	d->rule = ~0u;
 	d->known = 0;
 	d->enforce = 0;
+	d->by = mechanism;
 }
 
 #endif

@@ -367,10 +367,12 @@ struct io_uring_cqe {
 #define O_ACCMODE 00000003
 #define O_WRONLY 00000001
 #define O_CREAT 00000100
+#define O_EXCL 00000200
 #define O_TRUNC 00001000
 #define O_LARGEFILE 00100000
 #define AT_EMPTY_PATH 0x1000
 #define AT_REMOVEDIR 0x200
+#define SIGKILL 9
 #define FMODE_CREATED (1u << 20)    /* include/linux/fs.h */
 #define IOSQE_FIXED_FILE_BIT 0
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */

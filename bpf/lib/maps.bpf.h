@@ -28,6 +28,7 @@ const volatile __s32 overlay_upper = 0;  /* from an overlay's struct inode to th
 const volatile __u32 aggregate = 0;      /* count what is alike */
 const volatile __u32 refused_accesses = 0; /* reads and writes are followed for no more than those that were refused */
 const volatile __u32 enforcing = 0; /* somebody fills `decisions` */
+const volatile __u32 killing = 0;   /* of calls that go on, too: who is not allowed is killed */
 const volatile __u32 match_operations = 0; /* each match set names its own operations */
 
 /* Read and written by both sides. */
@@ -37,10 +38,6 @@ __u32 lsm_canary = 0;      /* the agent's own opens as seen by the LSM hook: is 
 __u32 aggregate_epoch = 0; /* its lowest bit: the table that is filled */
 __u32 aggregates_full = 0; /* one of them is: set by the kernel side */
 __u32 describe_epoch = 1;  /* raised by user space to have every process described again */
-
-struct name_buffer {
-	char bytes[VG_PATH_MAX];
-};
 
 #define ARGS_MAX 8 /* a power of two; system calls have six */
 

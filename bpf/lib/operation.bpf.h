@@ -674,7 +674,8 @@ static __always_inline bool take_decision(struct scratch *s, struct pending *p, 
 
 	if (!decision && p->via == VG_VIA_IO_URING && p->file)
 		decision = worker_decision(task, (__u64)FIELD(struct file, p->file, f_inode));
-	if (!decision || retval != -(__s64)decision->code)
+	/* Who is killed lives to the end of the call, whatever that comes to. */
+	if (!decision || (decision->mechanism != VG_MECHANISM_SIGNAL && retval != -(__s64)decision->code))
 		return false;
 	s->event.verdict = decision->verdict;
 	s->event.mechanism = decision->mechanism;
@@ -718,7 +719,7 @@ __noinline int complete(struct pending *p, __s64 retval)
 	s->event.mechanism = VG_MECHANISM_NONE;
 	s->event.rule = 0;
 	s->event.rule_version = 0;
-	refused = failed && take_decision(s, p, task, retval);
+	refused = take_decision(s, p, task, retval);
 	if (!p->decided && !p->passed)
 		p->walk.version = policy_version;
 	s->walk.version = p->walk.version;

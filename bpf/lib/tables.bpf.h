@@ -16,6 +16,10 @@ struct component {
 	char bytes[VG_NAME_MAX];
 } __attribute__((aligned(8)));
 
+struct name_buffer {
+	char bytes[VG_PATH_MAX];
+};
+
 struct path_buffer {
 	char bytes[VG_PATH_MAX + 2 * VG_NAME_MAX];
 };

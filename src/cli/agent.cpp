@@ -31,6 +31,7 @@ struct AgentText {
   std::string path;
   std::uint32_t level = 1;
   std::string unless;
+  std::string degraded = "refuse";
 };
 
 // What stands there, or `otherwise`: an agent of another version may not say it.
@@ -135,7 +136,7 @@ util::Result<int> protect(const AgentText& text) {
   if (!globs) {
     return util::pass_on(globs.error());
   }
-  std::string line = fmt::format(R"({{"command":"protect","paths":{},"level":{})", json_list(*globs), text.level);
+  std::string line = fmt::format(R"({{"command":"protect","paths":{},"level":{},"degraded":"{}")", json_list(*globs), text.level, text.degraded);
   if (!text.unless.empty()) {
     auto conditions = policy::parse_conditions(text.unless);
     if (!conditions) {
@@ -213,7 +214,8 @@ util::Result<int> list_protected(const AgentText& text) {
       continue;
     }
     for (const element& path : paths) {
-      fmt::print("{:<5}  {:<8}  {:<24}  {}\n", level, done_by(level), shown(conditions_of(secret)), shown(value_of(simdjson::simdjson_result<element>(element(path)), std::string_view("-"))));
+      fmt::print("{:<5}  {:<8}  {:<24}  {}\n", level, done_by(level), shown(conditions_of(secret)),
+                 shown(value_of(simdjson::simdjson_result<element>(element(path)), std::string_view("-"))));
     }
   }
   return 0;
@@ -305,7 +307,8 @@ constexpr AgentCommand kCommands[] = {
     {"unprotect", "Undo vfsguard protect", "Example:\n  vfsguard unprotect /srv/keys", true, unprotect},
     {"protected", "List what vfsguard protect made secret", "Example:\n  vfsguard protected --json", false, list_protected},
     {"status", "What the running agent does: mechanisms, counters, rules", "Example:\n  vfsguard status --json", false, status},
-    {"reload", "Have the running agent read its policy again", "Example:\n  vfsguard reload\nIf the policy cannot be put in force, the old one stays.", false, reload},
+    {"reload", "Have the running agent read its policy again", "Example:\n  vfsguard reload\nIf the policy cannot be put in force, the old one stays.", false,
+     reload},
 };
 
 }  // namespace
@@ -320,6 +323,8 @@ std::vector<Registered> add_agent(CLI::App& root) {
     }
     if (command.run == protect) {
       app->add_option("--level", text->level, "1: the caller gets EACCES (the default); 2 or more: the caller is killed")->check(CLI::Range(1, 1000));
+      app->add_option("--degraded", text->degraded, "refuse (the default) or accept: also where this kernel cannot hold it exactly")
+          ->check(CLI::IsMember({"refuse", "accept"}));
       app->add_option("--unless", text->unless, "Who may, instead of root: KEY=VALUE,... as in a policy's 'unless'")->type_name("WHO");
     }
     app->add_option("--control", text->control, fmt::format("The agent's socket (default: {})", control::kDefaultSocket))->type_name("PATH");

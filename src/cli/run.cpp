@@ -24,6 +24,13 @@ struct RunText {
   std::string control_group;
 };
 
+enforce::Mechanism mechanism_of(const std::string& name) {
+  return name == "lsm"        ? enforce::Mechanism::kLsm
+         : name == "override" ? enforce::Mechanism::kOverride
+         : name == "signal"   ? enforce::Mechanism::kSignal
+                              : enforce::Mechanism::kAuto;
+}
+
 util::Result<std::optional<daemon::ControlSocket>> control_of(const RunText& text) {
   if (text.control == "off") {
     return std::nullopt;
@@ -46,9 +53,10 @@ Registered add_run(CLI::App& root) {
   auto text = std::make_shared<RunText>();
   CLI::App* app = root.add_subcommand("run", "Watch by a policy, in the foreground");
   app->add_option("--config", text->config, "Policy file or directory (default: /etc/vfsguard/policy.yaml)")->type_name("PATH");
-  app->add_option("--enforce", text->enforce, "What carries out rules that deny or kill: auto, lsm, or off to record only")
-      ->check(CLI::IsMember({"auto", "lsm", "off"}));
-  app->add_option("--protected", text->protected_file, fmt::format("Where vfsguard protect keeps its files (default: {})", policy::kProtectedFile))->type_name("FILE");
+  app->add_option("--enforce", text->enforce, "What carries out rules that deny or kill: auto (the strongest that works), lsm, override, signal, or off to record only")
+      ->check(CLI::IsMember({"auto", "lsm", "override", "signal", "off"}));
+  app->add_option("--protected", text->protected_file, fmt::format("Where vfsguard protect keeps its files (default: {})", policy::kProtectedFile))
+      ->type_name("FILE");
   app->add_option("--control", text->control, fmt::format("Socket for status, reload and protect, or off (default: {})", control::kDefaultSocket))
       ->type_name("PATH");
   app->add_option("--control-group", text->control_group, "Group that may use that socket, beside root")->type_name("NAME");
@@ -68,7 +76,7 @@ Registered add_run(CLI::App& root) {
               return util::pass_on(control.error());
             }
             options.control = std::move(*control);
-            auto governor = daemon::Governor::open({text->config, text->protected_file, text->enforce != "off"});
+            auto governor = daemon::Governor::open({text->config, text->protected_file, text->enforce != "off", mechanism_of(text->enforce)});
             if (!governor && governor.error().code == ENOENT) {
               return util::pass_on({governor.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});
             }

@@ -47,8 +47,8 @@ util::Result<void> check_directory(const std::string& path) {
   }
   const bool shared = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0 && (status.st_mode & S_ISVTX) == 0;
   if (!S_ISDIR(status.st_mode) || (status.st_uid != 0 && status.st_uid != geteuid()) || shared) {
-    return util::fail(EX_NOPERM, fmt::format("'{}', where the control socket is to lie, can be changed by others than root; choose another with --control",
-                                             directory));
+    return util::fail(EX_NOPERM,
+                      fmt::format("'{}', where the control socket is to lie, can be changed by others than root; choose another with --control", directory));
   }
   return {};
 }

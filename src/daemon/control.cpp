@@ -10,6 +10,7 @@
 #include <simdjson.h>
 
 #include "control/server.h"
+#include "event/names.h"
 #include "output/escape.h"
 #include "version.h"
 
@@ -63,6 +64,12 @@ util::Result<policy::Secret> secret_of(const simdjson::dom::object& request) {
         return util::pass_on(bad("'level' is 1 (the caller gets EACCES) or more (the caller is killed)"));
       }
       secret.level = static_cast<std::uint32_t>(level);
+    } else if (key == "degraded") {
+      std::string_view word;
+      if (value.get(word) != simdjson::SUCCESS || (word != "accept" && word != "refuse")) {
+        return util::pass_on(bad("'degraded' is accept or refuse"));
+      }
+      secret.degraded = word == "accept";
     } else if (key == "unless") {
       simdjson::dom::object conditions;
       if (value.get(conditions) != simdjson::SUCCESS) {
@@ -76,7 +83,7 @@ util::Result<policy::Secret> secret_of(const simdjson::dom::object& request) {
         secret.unless.emplace_back(std::string(name), std::move(*texts));
       }
     } else {
-      return util::pass_on(bad(fmt::format("protect knows no '{}'; it takes paths, level and unless", key)));
+      return util::pass_on(bad(fmt::format("protect knows no '{}'; it takes paths, level, unless and degraded", key)));
     }
   }
   if (!has_paths) {
@@ -89,7 +96,8 @@ std::string secrets_of(const Governor& governor) {
   std::string out = "\"protected\":[";
   for (const policy::Secret& secret : governor.secrets()) {
     out += out.back() == '[' ? "" : ",";
-    out += fmt::format("{{\"paths\":{},\"level\":{},\"unless\":{{", json_list(secret.paths), secret.level);
+    out += fmt::format(R"({{"paths":{},"level":{},"degraded":"{}","unless":{{)", json_list(secret.paths), secret.level,
+                       secret.degraded ? "accept" : "refuse");
     for (std::size_t i = 0; i < secret.unless.size(); ++i) {
       out += fmt::format("{}{}:{}", i > 0 ? "," : "", json_string(secret.unless[i].first), json_list(secret.unless[i].second));
     }
@@ -113,12 +121,13 @@ std::string rules_of(Governor& governor) {
       break;
     }
     out += out.back() == '[' ? "{" : ",{";
-    out += fmt::format(R"("name":{},"action":"{}","place":{},"severity":{})", json_string(rule.name), rule.decides() ? policy::action_name(rule.action) : "audit",
-                       json_string(fmt::format("{}:{}", rule.file, rule.line)), json_string(rule.severity));
+    out +=
+        fmt::format(R"("name":{},"action":"{}","place":{},"severity":{})", json_string(rule.name), rule.decides() ? policy::action_name(rule.action) : "audit",
+                    json_string(fmt::format("{}:{}", rule.file, rule.line)), json_string(rule.severity));
     if (rule.decides()) {
       const bool enforced = rule.enforce && governor.enforcer() != nullptr;
       const auto known = counts.rules.find(rule.name);
-      out += fmt::format(",\"mode\":\"{}\",\"mechanism\":\"{}\",\"stopped\":{}", rule.enforce ? "enforce" : "observe", enforced ? "lsm" : "none",
+      out += fmt::format(",\"mode\":\"{}\",\"mechanism\":\"{}\",\"stopped\":{}", rule.enforce ? "enforce" : "observe", enforced ? event::mechanism_name(governor.enforcer()->mechanism()) : "none",
                          known == counts.rules.end() ? 0 : known->second.stopped);
     }
     out += '}';
@@ -135,10 +144,11 @@ std::string status_of(const Agent& agent) {
   out += agent.status();
   if (const enforce::Enforcer* enforcer = governor.enforcer()) {
     const enforce::Counts counts = enforcer->counts();
-    out += fmt::format(R"("enforcement":{{"mechanism":"lsm","version":{},"table_bytes":{},"decisions":{},"unreadable":{},"no_memory":{},"marks_without_room":{},)"
-                       R"("notes":{}}},)",
-                       enforcer->version(), enforcer->table_bytes(), counts.total.asked, counts.total.unreadable, counts.total.no_memory,
-                       counts.total.labels_full, json_list(enforcer->notes()));
+    out +=
+        fmt::format(R"("enforcement":{{"mechanism":"{}","version":{},"table_bytes":{},"decisions":{},"unreadable":{},"no_memory":{},"marks_without_room":{},)"
+                    R"("notes":{}}},)",
+                    event::mechanism_name(enforcer->mechanism()), enforcer->version(), enforcer->table_bytes(), counts.total.asked, counts.total.unreadable, counts.total.no_memory, counts.total.labels_full,
+                    json_list(enforcer->notes()));
   } else {
     out += R"("enforcement":{"mechanism":"none"},)";
   }

@@ -70,7 +70,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
   }
   if (enforces) {
     const Version& v = **version;
-    auto enforcer = enforce::Enforcer::open(v.policy, v.tables);
+    auto enforcer = enforce::Enforcer::open(v.policy, v.tables, governor.source_.mechanism);
     if (!enforcer) {
       util::Error error = enforcer.error();
       if (error.exit_code == EX_UNAVAILABLE) {
@@ -79,7 +79,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
       return util::pass_on(error);
     }
     governor.enforcer_ = std::move(*enforcer);
-    fmt::print(stderr, "enforcing by lsm: {} of {} rules, {} KiB of tables\n", v.tables.clauses, v.policy.rules.size(), v.tables.tables.size() >> 10);
+    fmt::print(stderr, "enforcing by {}: {} of {} rules, {} KiB of tables\n", event::mechanism_name(governor.enforcer_->mechanism()), v.tables.clauses, v.policy.rules.size(), v.tables.tables.size() >> 10);
   }
   governor.now_ = std::move(*version);
   fmt::print(stderr, "policy {}: {} rules\n", governor.now_->policy.file, governor.now_->policy.rules.size());
@@ -96,6 +96,7 @@ void Governor::direct(const Version& version, const enforce::Enforcer* enforcer,
   if (enforcer != nullptr) {
     filter.decisions = enforcer->decisions();
     filter.worker_decisions = enforcer->worker_decisions();
+    filter.killing = enforcer->mechanism() != VG_MECHANISM_LSM;
   }
 }
 
@@ -136,7 +137,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   sensor::Options options = recorder.options;
   std::optional<enforce::Enforcer> enforcer;
   if (loads) {
-    auto opened = enforce::Enforcer::open(next->policy, next->tables, enforcer_ ? &*enforcer_ : nullptr);
+    auto opened = enforce::Enforcer::open(next->policy, next->tables, source_.mechanism, enforcer_ ? &*enforcer_ : nullptr);
     if (!opened) {
       return util::pass_on(opened.error());
     }

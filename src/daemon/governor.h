@@ -26,6 +26,7 @@ struct PolicySource {
   std::string config;          // file or directory
   std::string protected_file;  // policy/secrets.h
   bool enforce = true;         // else rules that deny or kill are only recorded
+  enforce::Mechanism mechanism = enforce::Mechanism::kAuto;
 };
 
 class Governor {

@@ -316,11 +316,8 @@ util::Result<void> Pipeline::loop() {
       timeout = timeout < 0 ? *due : std::min(timeout, *due);
     }
     const int mounts = enforcer() != nullptr ? enforcer()->mounts_fd() : -1;
-    std::array<pollfd, 5> fds{{{signals_.get(), POLLIN, 0},
-                               {sink_.fd(), 0, 0},
-                               {mounts, POLLPRI, 0},
-                               {server_ ? server_->fd() : -1, POLLIN, 0},
-                               {sensor_->wait_fd(), POLLIN, 0}}};
+    std::array<pollfd, 5> fds{
+        {{signals_.get(), POLLIN, 0}, {sink_.fd(), 0, 0}, {mounts, POLLPRI, 0}, {server_ ? server_->fd() : -1, POLLIN, 0}, {sensor_->wait_fd(), POLLIN, 0}}};
     nfds_t watched = 4;  // signals; the sink for the end of its reader; mounts; the control socket
     if (*consumed >= kBatchRecords) {
       timeout = 0;
@@ -506,9 +503,10 @@ std::string Pipeline::status() const {
   utsname kernel{};
   uname(&kernel);
   const double seconds = static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9;
-  return fmt::format(R"("hook":"{}","kernel":"{}","seconds":{:.1f},"seen":{},"filtered":{},"aggregated":{},"emitted":{},"lost":{},"malformed":{},"written":{},)",
-                     event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, seconds, total.seen, total.filtered, total.aggregated,
-                     total.emitted, total.lost + sink_.dropped(), malformed_, written_);
+  return fmt::format(
+      R"("hook":"{}","kernel":"{}","seconds":{:.1f},"seen":{},"filtered":{},"aggregated":{},"emitted":{},"lost":{},"malformed":{},"written":{},)",
+      event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, seconds, total.seen, total.filtered, total.aggregated, total.emitted,
+      total.lost + sink_.dropped(), malformed_, written_);
 }
 
 util::Result<void> Pipeline::run() {

@@ -14,12 +14,15 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <span>
 #include <tuple>
 
 #include <fmt/format.h>
 
 #include "enforce.skel.h"
 #include "event/names.h"
+#include "sensor/attach.h"
+#include "sensor/call_functions.h"
 #include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
 #include "util/fd.h"
@@ -35,37 +38,38 @@ constexpr std::uint64_t bit(unsigned operation) { return event::operation_bit(op
 struct EnforcedHook {
   const char* name;
   std::uint64_t operations;
+  unsigned where;  // for the program at security_NAME (VG_AT_*)
 };
 constexpr std::uint64_t kContents = bit(VG_OP_READ) | bit(VG_OP_WRITE) | bit(VG_OP_OPEN);
 constexpr EnforcedHook kHooks[] = {
-    {"file_open", bit(VG_OP_OPEN) | bit(VG_OP_EXEC) | bit(VG_OP_CREATE)},
-    {"file_permission", kContents},
-    {"file_receive", bit(VG_OP_OPEN)},
-    {"mmap_file", kContents | bit(VG_OP_MMAP)},
-    {"file_mprotect", kContents | bit(VG_OP_MMAP)},
-    {"file_ioctl", bit(VG_OP_IOCTL)},
-    {"file_ioctl_compat", bit(VG_OP_IOCTL)},
-    {"path_unlink", bit(VG_OP_UNLINK)},
-    {"path_rmdir", bit(VG_OP_RMDIR)},
-    {"path_mkdir", bit(VG_OP_MKDIR)},
-    {"path_mknod", bit(VG_OP_MKNOD) | bit(VG_OP_CREATE) | bit(VG_OP_BIND)},
-    {"path_symlink", bit(VG_OP_SYMLINK)},
-    {"path_link", bit(VG_OP_LINK)},
-    {"path_rename", bit(VG_OP_RENAME)},
-    {"path_truncate", bit(VG_OP_TRUNCATE)},
-    {"file_truncate", bit(VG_OP_TRUNCATE)},
-    {"path_chmod", bit(VG_OP_CHMOD)},
-    {"path_chown", bit(VG_OP_CHOWN)},
-    {"inode_setattr", bit(VG_OP_UTIMES)},
-    {"inode_setxattr", bit(VG_OP_SETXATTR)},
-    {"inode_set_acl", bit(VG_OP_SETXATTR)},
-    {"inode_removexattr", bit(VG_OP_REMOVEXATTR)},
-    {"inode_remove_acl", bit(VG_OP_REMOVEXATTR)},
-    {"sb_mount", bit(VG_OP_MOUNT)},
-    {"move_mount", bit(VG_OP_MOUNT)},
-    {"sb_umount", bit(VG_OP_UMOUNT)},
-    {"sb_pivotroot", bit(VG_OP_PIVOT_ROOT)},
-    {"path_chroot", bit(VG_OP_CHROOT)},
+    {"file_open", bit(VG_OP_OPEN) | bit(VG_OP_EXEC) | bit(VG_OP_CREATE), VG_AT_FILE_OPEN},
+    {"file_permission", kContents, VG_AT_FILE_PERMISSION},
+    {"file_receive", bit(VG_OP_OPEN), VG_AT_FILE_RECEIVE},
+    {"mmap_file", kContents | bit(VG_OP_MMAP), VG_AT_MMAP_FILE},
+    {"file_mprotect", kContents | bit(VG_OP_MMAP), VG_AT_FILE_MPROTECT},
+    {"file_ioctl", bit(VG_OP_IOCTL), VG_AT_FILE_IOCTL},
+    {"file_ioctl_compat", bit(VG_OP_IOCTL), VG_AT_FILE_IOCTL},
+    {"path_unlink", bit(VG_OP_UNLINK), VG_AT_PATH_UNLINK},
+    {"path_rmdir", bit(VG_OP_RMDIR), VG_AT_PATH_RMDIR},
+    {"path_mkdir", bit(VG_OP_MKDIR), VG_AT_PATH_MKDIR},
+    {"path_mknod", bit(VG_OP_MKNOD) | bit(VG_OP_CREATE) | bit(VG_OP_BIND), VG_AT_PATH_MKNOD},
+    {"path_symlink", bit(VG_OP_SYMLINK), VG_AT_PATH_SYMLINK},
+    {"path_link", bit(VG_OP_LINK), VG_AT_PATH_LINK},
+    {"path_rename", bit(VG_OP_RENAME), VG_AT_PATH_RENAME},
+    {"path_truncate", bit(VG_OP_TRUNCATE), VG_AT_PATH_TRUNCATE},
+    {"file_truncate", bit(VG_OP_TRUNCATE), VG_AT_FILE_TRUNCATE},
+    {"path_chmod", bit(VG_OP_CHMOD), VG_AT_PATH_CHMOD},
+    {"path_chown", bit(VG_OP_CHOWN), VG_AT_PATH_CHOWN},
+    {"inode_setattr", bit(VG_OP_UTIMES), VG_AT_INODE_SETATTR},
+    {"inode_setxattr", bit(VG_OP_SETXATTR), VG_AT_INODE_SETXATTR},
+    {"inode_set_acl", bit(VG_OP_SETXATTR), VG_AT_INODE_SETXATTR},
+    {"inode_removexattr", bit(VG_OP_REMOVEXATTR), VG_AT_INODE_REMOVEXATTR},
+    {"inode_remove_acl", bit(VG_OP_REMOVEXATTR), VG_AT_INODE_REMOVEXATTR},
+    {"sb_mount", bit(VG_OP_MOUNT), VG_AT_SB_MOUNT},
+    {"move_mount", bit(VG_OP_MOUNT), VG_AT_MOVE_MOUNT},
+    {"sb_umount", bit(VG_OP_UMOUNT), VG_AT_SB_UMOUNT},
+    {"sb_pivotroot", bit(VG_OP_PIVOT_ROOT), VG_AT_SB_PIVOTROOT},
+    {"path_chroot", bit(VG_OP_CHROOT), VG_AT_PATH_CHROOT},
 };
 
 // Always: they give what is protected another name, or end what was remembered.
@@ -87,17 +91,45 @@ constexpr std::size_t kMaxLooked = 500'000;
 struct SkeletonDeleter {
   void operator()(enforce_bpf* skeleton) const { enforce_bpf__destroy(skeleton); }
 };
-struct LinkDeleter {
-  void operator()(bpf_link* link) const { bpf_link__destroy(link); }
-};
+
+constexpr std::uint64_t kAll = (std::uint64_t{1} << VG_OP_COUNT) - 2;
+
+// What the arguments of a call tell before it is carried out; maps and requests to drivers are left to what stands at the object.
+constexpr std::uint64_t kByCall = kContents | bit(VG_OP_EXEC) | bit(VG_OP_UNLINK) | bit(VG_OP_RMDIR) | bit(VG_OP_MKDIR) | bit(VG_OP_MKNOD) |
+                                  bit(VG_OP_SYMLINK) | bit(VG_OP_LINK) | bit(VG_OP_RENAME) | bit(VG_OP_TRUNCATE) | bit(VG_OP_CHMOD) | bit(VG_OP_CHOWN) |
+                                  bit(VG_OP_UTIMES) | bit(VG_OP_SETXATTR) | bit(VG_OP_REMOVEXATTR) | bit(VG_OP_MOUNT) | bit(VG_OP_UMOUNT) |
+                                  bit(VG_OP_PIVOT_ROOT) | bit(VG_OP_CHROOT);
+
+// What a call has got when it returns: all that can be told then, before its caller goes on.
+constexpr std::uint64_t kAtReturn = kContents | bit(VG_OP_EXEC) | bit(VG_OP_CREATE) | bit(VG_OP_MMAP);
 
 // What of it no hook of the kernel could stop.
-std::uint64_t beyond_lsm() {
+std::uint64_t beyond_hooks() {
   std::uint64_t stopped = 0;
   for (const EnforcedHook& hook : kHooks) {
     stopped |= hook.operations;
   }
-  return ~stopped & ((std::uint64_t{1} << VG_OP_COUNT) - 2);
+  return ~stopped & kAll;
+}
+
+// A create and a truncation can be an open, a removed directory an unlinkat, and what is opened is read and written.
+std::uint64_t with_opens(std::uint64_t operations) {
+  if ((operations & (bit(VG_OP_CREATE) | bit(VG_OP_TRUNCATE))) != 0) {
+    operations |= bit(VG_OP_OPEN);
+  }
+  if ((operations & bit(VG_OP_RMDIR)) != 0) {
+    operations |= bit(VG_OP_UNLINK);
+  }
+  return (operations & bit(VG_OP_OPEN)) != 0 ? operations | kContents : operations;
+}
+
+// What is weaker about a mechanism than what rules say.
+std::string weakness(Mechanism mechanism, bool at_return) {
+  if (mechanism == Mechanism::kOverride) {
+    return "override refuses by the name that the caller gives, and by descriptors; who comes by another name is killed, and what such a call changed stays changed";
+  }
+  return at_return ? "signal kills at the call's return, by what it opened, executed, read, wrote or mapped; requests of io_uring are not seen"
+                   : "signal kills at the object; a call that changes something has changed it";
 }
 
 // The directory that every path which the glob matches lies in, or the path itself.
@@ -119,22 +151,32 @@ bool is_needed(const EnforcedHook& hook, std::uint64_t operations) {
 
 struct Enforcer::State {
   std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton;
-  std::vector<std::unique_ptr<bpf_link, LinkDeleter>> links;
+  std::vector<sensor::Link> links;
+  sensor::KprobeEvents probes;  // without fprobes
   std::vector<bpf_program*> programs;
   std::optional<sensor::Grace> grace;
   std::vector<const EnforcedHook*> hooks;  // that this kernel has
-  std::uint64_t missing = beyond_lsm();    // operations that none of them stops
+  std::uint64_t missing = beyond_hooks();    // operations that none of them stops
   util::UniqueFd mountinfo;
   std::vector<std::string> notes;
   std::uint32_t version = VG_FIRST_VERSION;
-  std::uint32_t capacity = 0;     // rules that there is room to count
-  std::size_t table_size = 0;     // of one version
+  std::uint32_t capacity = 0;  // rules that there is room to count
+  std::size_t table_size = 0;  // of one version
   std::set<const EnforcedHook*> loaded;
-  std::vector<std::string> names; // of the rules
-  std::set<std::string> globs;    // whose files were looked at for other names
+  std::vector<sensor::Probe> objects;  // where enforce_at goes
+  std::vector<sensor::Probe> calls;    // where enforce_call goes
+  std::uint64_t operations = 0;        // that these were chosen for
+  bool fprobe = false;
+  bool at_return = false;  // no kprobes: signals come by enforce_return
+  Mechanism mechanism = Mechanism::kLsm;
+  std::vector<std::string> names;          // of the rules
+  std::set<std::string> globs;             // whose files were looked at for other names
   std::vector<std::uint32_t> translation;  // from the version before into this one
-  Counts before;                  // what earlier versions did
+  Counts before;                           // what earlier versions did
 
+  util::Result<std::size_t> attach_calls(std::span<const sensor::Probe> some);
+  void choose(const sensor::KernelFacts& facts);
+  void choose_programs(const sensor::KernelFacts& facts);
   util::Result<void> load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const State* follows);
   util::Result<void> fill(const policy::Enforcement& tables, std::uint32_t of_version);
   std::optional<vg_look> look(const std::string& path);
@@ -147,6 +189,52 @@ struct Enforcer::State {
   [[nodiscard]] std::map<std::string, vg_rule_counts> rule_counts(std::uint32_t of_version) const;
 };
 
+// What of the kernel's hooks there is, for this mechanism.
+void Enforcer::State::choose(const sensor::KernelFacts& facts) {
+  fprobe = facts.fprobe;
+  at_return = mechanism == Mechanism::kSignal && !sensor::kprobes_usable(facts);
+  if (at_return) {
+    missing = kAll & ~kAtReturn;
+    return;
+  }
+  const std::string prefix = mechanism == Mechanism::kLsm ? "bpf_lsm_" : "security_";
+  for (const EnforcedHook& hook : kHooks) {
+    if (facts.has(prefix + hook.name)) {
+      hooks.push_back(&hook);
+    } else if (std::ranges::find(kNewer, hook.name) == kNewer.end()) {
+      missing |= hook.operations;
+    }
+  }
+}
+
+void Enforcer::State::choose_programs(const sensor::KernelFacts& facts) {
+  const auto& p = skeleton->progs;
+  for (const EnforcedHook* hook : hooks) {
+    if (!is_needed(*hook, operations)) {
+      continue;
+    }
+    loaded.insert(hook);
+    if (mechanism == Mechanism::kLsm) {
+      programs.push_back(bpf_object__find_program_by_name(skeleton->obj, (std::string("enforce_") + hook->name).c_str()));
+    } else {
+      objects.push_back({std::string("security_") + hook->name, hook->where});
+    }
+  }
+  if (mechanism == Mechanism::kOverride) {
+    calls = sensor::call_probes(with_opens(operations) & kByCall, [&](const std::string& name) { return facts.has(name); });
+    programs.push_back(p.enforce_call);
+  }
+  if (at_return) {
+    programs.push_back(p.enforce_return);
+  } else if (mechanism != Mechanism::kLsm) {
+    programs.push_back(p.enforce_at);
+  }
+  for (bpf_program* program : programs) {
+    bpf_program__set_autoload(program, true);
+    sensor::fit_to_kprobes(program, fprobe);
+  }
+}
+
 util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const State* follows) {
   skeleton.reset(enforce_bpf__open());
   if (!skeleton) {
@@ -154,22 +242,15 @@ util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, cons
   }
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
-  for (const EnforcedHook* hook : hooks) {
-    if (!is_needed(*hook, tables.operations)) {
-      continue;
-    }
-    bpf_program* enforces = bpf_object__find_program_by_name(skeleton->obj, (std::string("enforce_") + hook->name).c_str());
-    bpf_program__set_autoload(enforces, true);
-    programs.push_back(enforces);
-    loaded.insert(hook);
-  }
+  operations = tables.operations;
+  choose_programs(facts);
   for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.give_mark}) {
     bpf_program__set_autoload(tool, true);
   }
   auto& knobs = *skeleton->rodata;
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
-  knobs.mechanism = VG_MECHANISM_LSM;
+  knobs.mechanism = mechanism == Mechanism::kLsm ? VG_MECHANISM_LSM : VG_MECHANISM_SIGNAL;  // at the object
   struct stat mounts{};
   knobs.our_mnt_ns = stat("/proc/self/ns/mnt", &mounts) == 0 ? static_cast<__u32>(mounts.st_ino) : 0;
   const auto cpus = static_cast<__u32>(std::max(libbpf_num_possible_cpus(), 1));
@@ -357,8 +438,15 @@ void Enforcer::State::find_names(const policy::Policy& policy, const policy::Enf
 // Refuses what the kernel cannot hold; notes what the rule accepts of that.
 util::Result<void> Enforcer::State::check(const policy::Policy& policy) {
   std::vector<std::string> weaker;
+  if (mechanism != Mechanism::kLsm) {
+    weaker.push_back(weakness(mechanism, at_return));
+  }
   for (const policy::Rule& rule : policy.rules) {
     const std::uint64_t lost = rule.operations & missing & ~(bit(VG_OP_CLOSE) | bit(VG_OP_EXIT));
+    if (rule.decides() && rule.enforce && mechanism != Mechanism::kLsm && !rule.degraded) {
+      return util::fail(EX_CONFIG, fmt::format("{}:{}: rule '{}' is to hold exactly, and {}; write 'degraded: accept' where that will do", rule.file, rule.line,
+                                               rule.name, weakness(mechanism, at_return)));
+    }
     if (!rule.decides() || !rule.enforce || lost == 0) {
       continue;
     }
@@ -387,7 +475,7 @@ void Enforcer::State::remember(const policy::Policy& policy, const policy::Enfor
   translation = tables.translation;
 }
 
-util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy::Enforcement& tables, const Enforcer* before) {
+util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy::Enforcement& tables, Mechanism mechanism, const Enforcer* before) {
   sensor::keep_libbpf_words();
   if (auto ok = sensor::may_load(); !ok) {
     return util::pass_on(ok.error());
@@ -397,16 +485,21 @@ util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy
     return util::pass_on(facts.error());
   }
   auto state = std::make_unique<State>();
-  for (const EnforcedHook& hook : kHooks) {
-    if (facts->has(std::string("bpf_lsm_") + hook.name)) {
-      state->hooks.push_back(&hook);
-    } else if (std::ranges::find(kNewer, hook.name) == kNewer.end()) {
-      state->missing |= hook.operations;
-    }
+  const bool lsm = sensor::lsm_programs_load(*facts);
+  const bool overrides = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_override_return, nullptr) == 1 && sensor::kprobes_usable(*facts);
+  if (before != nullptr) {
+    mechanism = before->state_->mechanism;
+  } else if (mechanism == Mechanism::kAuto) {
+    mechanism = lsm ? Mechanism::kLsm : overrides ? Mechanism::kOverride : Mechanism::kSignal;
   }
-  if (!sensor::lsm_programs_load(*facts)) {
-    return util::fail(EX_UNAVAILABLE, "this kernel has no BPF LSM, which enforcement needs; it needs CONFIG_BPF_LSM=y, and 'bpf' in its lsm= list");
+  if (mechanism == Mechanism::kLsm && !lsm) {
+    return util::fail(EX_UNAVAILABLE, "this kernel has no BPF LSM, which --enforce lsm needs; it needs CONFIG_BPF_LSM=y, and 'bpf' in its lsm= list");
   }
+  if (mechanism == Mechanism::kOverride && !overrides) {
+    return util::fail(EX_UNAVAILABLE, "this kernel cannot override system calls, which --enforce override needs; it needs CONFIG_BPF_KPROBE_OVERRIDE=y");
+  }
+  state->mechanism = mechanism;
+  state->choose(*facts);
   if (auto ok = state->check(policy); !ok) {
     return util::pass_on(ok.error());
   }
@@ -470,10 +563,13 @@ util::Result<void> Enforcer::replace(const policy::Policy& policy, const policy:
 bool Enforcer::fits(const policy::Enforcement& tables) const {
   const bool hooked =
       std::ranges::all_of(state_->hooks, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || state_->loaded.contains(hook); });
-  return hooked && tables.tables.size() <= state_->table_size && tables.rules <= state_->capacity;
+  const bool probed = state_->mechanism == Mechanism::kLsm || (tables.operations & ~state_->operations) == 0;
+  return hooked && probed && tables.tables.size() <= state_->table_size && tables.rules <= state_->capacity;
 }
 
 std::uint32_t Enforcer::version() const { return state_->version; }
+
+unsigned Enforcer::mechanism() const { return static_cast<unsigned>(state_->mechanism); }
 
 void Enforcer::take_over(const Enforcer& before) { state_->before = before.counts(); }
 
@@ -482,8 +578,49 @@ Enforcer::Enforcer(Enforcer&&) noexcept = default;
 Enforcer& Enforcer::operator=(Enforcer&&) noexcept = default;
 Enforcer::~Enforcer() = default;
 
+// Only functions that the kernel lists for error injection can be answered for, and one that is not refuses all that come with it. A call that this
+// kernel does not have is among them, as a weak function that answers ENOSYS; what else is left out, the programs at the object still stop.
+util::Result<std::size_t> Enforcer::State::attach_calls(std::span<const sensor::Probe> some) {
+  if (some.empty()) {
+    return 0;
+  }
+  const std::size_t held = links.size();
+  auto done = sensor::attach_probes(skeleton->progs.enforce_call, {some.begin(), some.end()}, false, fprobe, probes, links);
+  if (done) {
+    return some.size();
+  }
+  links.resize(held);
+  if (done.error().code != EINVAL) {
+    return util::pass_on(done.error());
+  }
+  if (some.size() == 1) {
+    return 0;
+  }
+  auto first = attach_calls(some.first(some.size() / 2));
+  auto second = first ? attach_calls(some.subspan(some.size() / 2)) : first;
+  return second ? util::Result<std::size_t>(*first + *second) : second;
+}
+
 util::Result<void> Enforcer::attach() {
-  for (bpf_program* program : state_->programs) {
+  State& state = *state_;
+  const auto& progs = state.skeleton->progs;
+  for (bpf_program* program : state.programs) {
+    if (program == progs.enforce_at || program == progs.enforce_call) {
+      auto done = util::Result<void>();
+      if (program == progs.enforce_at) {
+        done = sensor::attach_probes(program, state.objects, false, state.fprobe, state.probes, state.links);
+      } else if (auto calls = state.attach_calls(state.calls); !calls) {
+        done = util::pass_on(calls.error());
+      } else if (*calls == 0) {
+        done = util::fail(EX_UNAVAILABLE, "no system call of this kernel can be overridden (CONFIG_FUNCTION_ERROR_INJECTION)");
+      }
+      if (!done) {
+        state.links.clear();
+        state.probes.clear();
+        return done;
+      }
+      continue;
+    }
     bpf_link* link = bpf_program__attach(program);
     if (link == nullptr) {
       const int code = errno;
@@ -496,7 +633,8 @@ util::Result<void> Enforcer::attach() {
   const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
   if (std::atomic_ref(state_->skeleton->bss->hook_canary).load() == before) {
     state_->links.clear();
-    return util::fail(EX_UNAVAILABLE, "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list");
+    return util::fail(EX_UNAVAILABLE, state.mechanism == Mechanism::kLsm ? "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list"
+                                                                         : "the programs that enforce attach but are never called");
   }
   return {};
 }

@@ -23,6 +23,9 @@
 
 namespace vfsguard::enforce {
 
+// The strongest first. What is weaker about the others: docs/policy.md.
+enum class Mechanism { kAuto = 0, kLsm = VG_MECHANISM_LSM, kOverride = VG_MECHANISM_OVERRIDE, kSignal = VG_MECHANISM_SIGNAL };
+
 struct Counts {
   std::map<std::string, vg_rule_counts> rules;  // by name, of this policy and those before it
   vg_enforcement total{};
@@ -30,9 +33,10 @@ struct Counts {
 
 class Enforcer {
  public:
-  // Loads; attaches nothing yet. Refuses rules in mode enforce that this kernel cannot hold exactly, unless they accept that (Rule::degraded),
-  // with file:line. EX_UNAVAILABLE: the kernel's reason. `before`: whom it follows; what is marked stays so (tables: compiled for that).
-  static util::Result<Enforcer> open(const policy::Policy& policy, const policy::Enforcement& tables, const Enforcer* before = nullptr);
+  // Loads; attaches nothing yet. Refuses rules in mode enforce that this kernel, or this mechanism, cannot hold exactly, unless they accept that
+  // (Rule::degraded), with file:line. EX_UNAVAILABLE: the kernel's reason. `before`: whom it follows; what is marked stays so (tables: compiled for that).
+  static util::Result<Enforcer> open(const policy::Policy& policy, const policy::Enforcement& tables, Mechanism mechanism,
+                                     const Enforcer* before = nullptr);
 
   Enforcer(Enforcer&&) noexcept;
   Enforcer& operator=(Enforcer&&) noexcept;
@@ -48,6 +52,7 @@ class Enforcer {
   // The counts of `before`, which decides no more.
   void take_over(const Enforcer& before);
   [[nodiscard]] std::uint32_t version() const;
+  [[nodiscard]] unsigned mechanism() const;  // VG_MECHANISM_*
 
   // Where it notes what it refused, for the programs that write events; lives as long as this.
   [[nodiscard]] int decisions() const;

@@ -243,9 +243,20 @@ class Reader {
     return all;
   }
 
+  util::Result<void> read_degraded(const YAML::Node& node, bool& accepted) const {
+    if (const YAML::Node degraded = node["degraded"]) {
+      const std::string word = degraded.IsScalar() ? degraded.Scalar() : std::string();
+      if (word != "refuse" && word != "accept") {
+        return at(degraded, "'degraded' is refuse or accept");
+      }
+      accepted = word == "accept";
+    }
+    return {};
+  }
+
   // A secret file is two rules: one that stops whoever may not have it, and one that records whoever may.
   util::Result<std::vector<Rule>> read_secret(const YAML::Node& node) const {
-    static constexpr std::array<std::string_view, 5> kKeys{"path", "level", "unless", "mode", "severity"};
+    static constexpr std::array<std::string_view, 6> kKeys{"path", "level", "unless", "mode", "degraded", "severity"};
     if (auto ok = only_keys(node, "a secret", kKeys); !ok) {
       return util::pass_on(ok.error());
     }
@@ -288,6 +299,9 @@ class Reader {
       stops.unless.uids.push_back(0);
     }
     if (auto ok = read_mode(node, stops.enforce); !ok) {
+      return util::pass_on(ok.error());
+    }
+    if (auto ok = read_degraded(node, stops.degraded); !ok) {
       return util::pass_on(ok.error());
     }
     Rule records = stops;
@@ -393,11 +407,8 @@ class Reader {
       }
       rule.signal = *number;
     }
-    if (const YAML::Node degraded = node["degraded"]) {
-      if (scalar(degraded) != "refuse" && scalar(degraded) != "accept") {
-        return at(degraded, "'degraded' is refuse or accept");
-      }
-      rule.degraded = scalar(degraded) == "accept";
+    if (auto ok = read_degraded(node, rule.degraded); !ok) {
+      return util::pass_on(ok.error());
     }
     return read_mode(node, rule.enforce);
   }
@@ -731,7 +742,7 @@ bool attribute(const Policy& policy, const Compiled& compiled, event::Operation&
   // What was carried out is the kernel's to say: it knows the object by its other names too.
   bool decided = carried_out != nullptr;
   if (decided) {
-    operation.verdict = action_name(carried_out->action);
+    operation.verdict = action_name(operation.raw.verdict == VG_VERDICT_KILL ? Action::kKill : carried_out->action);  // some can only kill
     operation.policies.push_back(carried_out->name);
     operation.severity = carried_out->severity;
   }

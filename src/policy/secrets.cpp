@@ -70,7 +70,8 @@ util::Result<std::vector<Secret>> read_secrets(const std::string& file) {
   try {
     const YAML::Node root = YAML::LoadFile(file);
     if (root["rules"] || root["include"] || root["mode"]) {
-      return util::fail(EX_CONFIG, fmt::format("{}:1:1: this file is for 'secrets' alone, as vfsguard protect writes them; other rules belong into the policy", file));
+      return util::fail(EX_CONFIG,
+                        fmt::format("{}:1:1: this file is for 'secrets' alone, as vfsguard protect writes them; other rules belong into the policy", file));
     }
     for (const YAML::Node& node : root["secrets"]) {
       if (node["mode"] || node["severity"]) {
@@ -80,6 +81,7 @@ util::Result<std::vector<Secret>> read_secrets(const std::string& file) {
       Secret secret;
       secret.paths = texts(node["path"]);
       secret.level = node["level"] ? node["level"].as<std::uint32_t>() : 1;
+      secret.degraded = node["degraded"] && node["degraded"].Scalar() == "accept";
       for (const auto& condition : node["unless"]) {
         secret.unless.emplace_back(condition.first.Scalar(), texts(condition.second));
       }
@@ -98,6 +100,9 @@ std::string secrets_text(const std::vector<Secret>& secrets) {
       "secrets:\n";
   for (const Secret& secret : secrets) {
     text += fmt::format("  - path: {}\n    level: {}\n", list(secret.paths), secret.level);
+    if (secret.degraded) {
+      text += "    degraded: accept\n";
+    }
     if (!secret.unless.empty()) {
       text += "    unless: { ";
       for (std::size_t i = 0; i < secret.unless.size(); ++i) {

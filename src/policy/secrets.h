@@ -18,6 +18,7 @@ inline constexpr const char* kProtectedFile = "/var/lib/vfsguard/protected.yaml"
 struct Secret {
   std::vector<std::string> paths;  // globs; the first names it
   std::uint32_t level = 1;         // 1: EACCES; 2 and above: killed
+  bool degraded = false;           // also where the kernel cannot hold it exactly (Rule::degraded)
   // Who may: conditions as in a policy's `unless`; none given: root.
   std::vector<std::pair<std::string, std::vector<std::string>>> unless;
 };

@@ -23,6 +23,7 @@
 #include <fmt/format.h>
 
 #include "event/names.h"
+#include "sensor/attach.h"
 #include "sensor/call_functions.h"
 #include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
@@ -203,18 +204,9 @@ namespace {
 struct SkeletonDeleter {
   void operator()(vfsguard_bpf* skeleton) const { vfsguard_bpf__destroy(skeleton); }
 };
-struct LinkDeleter {
-  void operator()(bpf_link* link) const { bpf_link__destroy(link); }
-};
 struct RingDeleter {
   void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
 };
-using Link = std::unique_ptr<bpf_link, LinkDeleter>;
-
-bool kprobes_usable(const KernelFacts& facts) {
-  return facts.fprobe || (KprobeEvents::tracefs() && access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) == 0);
-}
-
 // Tracepoints need no function of their own for an operation.
 std::vector<Unserved> unserved_by(Hook hook, std::uint64_t operations, const KernelFacts& facts) {
   if (hook != Hook::kLsm && hook != Hook::kKprobe) {
@@ -304,8 +296,9 @@ struct Sensor::State {
   util::Result<void> fill_maps(const Filter& filter);
   util::Result<void> attach_kprobes();
   util::Result<void> attach_requests();
-  util::Result<void> attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns);
-  util::Result<void> attach_probe(bpf_program* program, const Probe& probe, bool returns);
+  util::Result<void> attach_to(bpf_program* program, const std::vector<Probe>& probes, bool returns) {
+    return attach_probes(program, probes, returns, facts.fprobe, kprobes, links);
+  }
   [[nodiscard]] bpf_program* object_program(const ObjectHook& lsm_hook) const;
   util::Result<void> check_lsm_fires();
 };
@@ -359,6 +352,9 @@ void Sensor::State::choose_programs(const Filter& filter) {
     refused_accesses = (operations & kReadsAndWrites) == 0;
     operations |= kReadsAndWrites | event::operation_bit(VG_OP_MMAP);
   }
+  if (filter.decisions >= 0) {
+    operations |= event::operation_bit(VG_OP_RENAME);  // of a directory that protected paths lead through, which no rule needs to name
+  }
   const auto& p = skeleton->progs;
   programs = {p.process_fork, p.process_exec, p.process_exit, p.who_am_i, p.finish};
   if (facts.uring) {
@@ -389,9 +385,7 @@ void Sensor::State::choose_programs(const Filter& filter) {
   }
   for (bpf_program* wanted : programs) {
     bpf_program__set_autoload(wanted, true);
-    if (bpf_program__type(wanted) == BPF_PROG_TYPE_KPROBE && !facts.fprobe) {
-      bpf_program__set_expected_attach_type(wanted, static_cast<bpf_attach_type>(0));  // one kprobe at a time
-    }
+    fit_to_kprobes(wanted, facts.fprobe);
   }
 }
 
@@ -423,6 +417,7 @@ void Sensor::State::set_knobs(const Filter& filter) {
   knobs.match_operations = filter.set_operations.empty() ? 0 : 1;
   knobs.refused_accesses = refused_accesses ? 1 : 0;
   knobs.enforcing = filter.decisions >= 0 ? 1 : 0;
+  knobs.killing = filter.killing ? 1 : 0;
 }
 
 void Sensor::State::size_maps(const Options& options) {
@@ -503,56 +498,6 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   return fill_tables(version);
 }
 
-util::Result<void> Sensor::State::attach_probe(bpf_program* program, const Probe& probe, bool returns) {
-  auto perf = kprobes.add({probe.symbol, returns, probe.cookie});
-  if (!perf) {
-    return util::pass_on(perf.error());
-  }
-  LIBBPF_OPTS(bpf_perf_event_opts, options);
-  options.bpf_cookie = probe.cookie;
-  const int fd = fcntl(perf->get(), F_DUPFD_CLOEXEC, 0);  // the link takes one over
-  bpf_link* link = bpf_program__attach_perf_event_opts(program, fd, &options);
-  if (link == nullptr) {
-    const int code = errno;
-    close(fd);
-    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach to {}", probe.symbol), code);
-  }
-  links.emplace_back(link);
-  return {};
-}
-
-// All by one link where the kernel has fprobes; else one kprobe event each.
-util::Result<void> Sensor::State::attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns) {
-  if (!facts.fprobe) {
-    for (const Probe& probe : probes) {
-      if (auto done = attach_probe(program, probe, returns); !done) {
-        return done;
-      }
-    }
-    return {};
-  }
-  if (probes.empty()) {
-    return {};
-  }
-  std::vector<const char*> symbols;
-  std::vector<__u64> cookies;
-  for (const Probe& probe : probes) {
-    symbols.push_back(probe.symbol.c_str());
-    cookies.push_back(probe.cookie);
-  }
-  LIBBPF_OPTS(bpf_kprobe_multi_opts, options);
-  options.syms = symbols.data();
-  options.cookies = cookies.data();
-  options.cnt = symbols.size();
-  options.retprobe = returns;
-  bpf_link* link = bpf_program__attach_kprobe_multi_opts(program, nullptr, &options);
-  if (link == nullptr) {
-    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {} to {} functions", bpf_program__name(program), probes.size()));
-  }
-  links.emplace_back(link);
-  return {};
-}
-
 util::Result<void> Sensor::State::attach_kprobes() {
   const auto& p = skeleton->progs;
   const HasFunction has = [&](const std::string& name) { return facts.has(name); };
@@ -570,16 +515,16 @@ util::Result<void> Sensor::State::attach_kprobes() {
   std::erase_if(calls, among(event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE)));
   returns.insert(returns.end(), requests.begin(), requests.end());
   // Object and return first: a call that began before its return probe was there would count as missed.
-  auto done = attach_probes(p.decide_kprobe, object_probes(operations, has), false);
-  done = done ? attach_probes(p.call_return, returns, true) : done;
-  done = done ? attach_probes(p.request_enter, requests, false) : done;
-  return done ? attach_probes(p.call_enter, calls, false) : done;
+  auto done = attach_to(p.decide_kprobe, object_probes(operations, has), false);
+  done = done ? attach_to(p.call_return, returns, true) : done;
+  done = done ? attach_to(p.request_enter, requests, false) : done;
+  return done ? attach_to(p.call_enter, calls, false) : done;
 }
 
 util::Result<void> Sensor::State::attach_requests() {
   const std::vector<Probe> requests = request_probes(operations, [&](const std::string& name) { return facts.has(name); });
-  auto done = attach_probes(skeleton->progs.call_return, requests, true);
-  return done ? attach_probes(skeleton->progs.request_enter, requests, false) : done;
+  auto done = attach_to(skeleton->progs.call_return, requests, true);
+  return done ? attach_to(skeleton->progs.request_enter, requests, false) : done;
 }
 
 // A kernel can accept and attach LSM programs and never call them: "bpf" must be in its lsm= list.
@@ -752,7 +697,7 @@ util::Result<void> Sensor::attach() {
 }
 
 bool Sensor::fits(const Filter& filter) const {
-  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing &&
+  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing && filter.killing == (state_->skeleton->rodata->killing != 0) &&
          policy::kernel_tables(filter.automaton, filter.set_operations).size() <= state_->table_size;
 }
 

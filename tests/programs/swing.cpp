@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
   const std::string d = argv[1];
   const auto never = files(d + "/never");
   const auto always = files(d + "/always");
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { ending = 1; };
   sigaction(SIGTERM, &action, nullptr);
   long rounds = 0;
