@@ -53,7 +53,8 @@ Registered add_run(CLI::App& root) {
   auto text = std::make_shared<RunText>();
   CLI::App* app = root.add_subcommand("run", "Watch by a policy, in the foreground");
   app->add_option("--config", text->config, "Policy file or directory (default: /etc/vfsguard/policy.yaml)")->type_name("PATH");
-  app->add_option("--enforce", text->enforce, "What carries out rules that deny or kill: auto (the strongest that works), lsm, override, signal, or off to record only")
+  app->add_option("--enforce", text->enforce,
+                  "What carries out rules that deny or kill: auto (the strongest that works), lsm, override, signal, or off to record only")
       ->check(CLI::IsMember({"auto", "lsm", "override", "signal", "off"}));
   app->add_option("--protected", text->protected_file, fmt::format("Where vfsguard protect keeps its files (default: {})", policy::kProtectedFile))
       ->type_name("FILE");

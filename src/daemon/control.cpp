@@ -96,8 +96,7 @@ std::string secrets_of(const Governor& governor) {
   std::string out = "\"protected\":[";
   for (const policy::Secret& secret : governor.secrets()) {
     out += out.back() == '[' ? "" : ",";
-    out += fmt::format(R"({{"paths":{},"level":{},"degraded":"{}","unless":{{)", json_list(secret.paths), secret.level,
-                       secret.degraded ? "accept" : "refuse");
+    out += fmt::format(R"({{"paths":{},"level":{},"degraded":"{}","unless":{{)", json_list(secret.paths), secret.level, secret.degraded ? "accept" : "refuse");
     for (std::size_t i = 0; i < secret.unless.size(); ++i) {
       out += fmt::format("{}{}:{}", i > 0 ? "," : "", json_string(secret.unless[i].first), json_list(secret.unless[i].second));
     }
@@ -127,8 +126,8 @@ std::string rules_of(Governor& governor) {
     if (rule.decides()) {
       const bool enforced = rule.enforce && governor.enforcer() != nullptr;
       const auto known = counts.rules.find(rule.name);
-      out += fmt::format(",\"mode\":\"{}\",\"mechanism\":\"{}\",\"stopped\":{}", rule.enforce ? "enforce" : "observe", enforced ? event::mechanism_name(governor.enforcer()->mechanism()) : "none",
-                         known == counts.rules.end() ? 0 : known->second.stopped);
+      out += fmt::format(",\"mode\":\"{}\",\"mechanism\":\"{}\",\"stopped\":{}", rule.enforce ? "enforce" : "observe",
+                         enforced ? event::mechanism_name(governor.enforcer()->mechanism()) : "none", known == counts.rules.end() ? 0 : known->second.stopped);
     }
     out += '}';
   }
@@ -147,8 +146,8 @@ std::string status_of(const Agent& agent) {
     out +=
         fmt::format(R"("enforcement":{{"mechanism":"{}","version":{},"table_bytes":{},"decisions":{},"unreadable":{},"no_memory":{},"marks_without_room":{},)"
                     R"("notes":{}}},)",
-                    event::mechanism_name(enforcer->mechanism()), enforcer->version(), enforcer->table_bytes(), counts.total.asked, counts.total.unreadable, counts.total.no_memory, counts.total.labels_full,
-                    json_list(enforcer->notes()));
+                    event::mechanism_name(enforcer->mechanism()), enforcer->version(), enforcer->table_bytes(), counts.total.asked, counts.total.unreadable,
+                    counts.total.no_memory, counts.total.labels_full, json_list(enforcer->notes()));
   } else {
     out += R"("enforcement":{"mechanism":"none"},)";
   }

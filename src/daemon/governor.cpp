@@ -79,7 +79,8 @@ util::Result<Governor> Governor::open(PolicySource source) {
       return util::pass_on(error);
     }
     governor.enforcer_ = std::move(*enforcer);
-    fmt::print(stderr, "enforcing by {}: {} of {} rules, {} KiB of tables\n", event::mechanism_name(governor.enforcer_->mechanism()), v.tables.clauses, v.policy.rules.size(), v.tables.tables.size() >> 10);
+    fmt::print(stderr, "enforcing by {}: {} of {} rules, {} KiB of tables\n", event::mechanism_name(governor.enforcer_->mechanism()), v.tables.clauses,
+               v.policy.rules.size(), v.tables.tables.size() >> 10);
   }
   governor.now_ = std::move(*version);
   fmt::print(stderr, "policy {}: {} rules\n", governor.now_->policy.file, governor.now_->policy.rules.size());

@@ -126,7 +126,8 @@ std::uint64_t with_opens(std::uint64_t operations) {
 // What is weaker about a mechanism than what rules say.
 std::string weakness(Mechanism mechanism, bool at_return) {
   if (mechanism == Mechanism::kOverride) {
-    return "override refuses by the name that the caller gives, and by descriptors; who comes by another name is killed, and what such a call changed stays changed";
+    return "override refuses by the name that the caller gives, and by descriptors; who comes by another name is killed, and what such a call changed stays "
+           "changed";
   }
   return at_return ? "signal kills at the call's return, by what it opened, executed, read, wrote or mapped; requests of io_uring are not seen"
                    : "signal kills at the object; a call that changes something has changed it";
@@ -156,7 +157,7 @@ struct Enforcer::State {
   std::vector<bpf_program*> programs;
   std::optional<sensor::Grace> grace;
   std::vector<const EnforcedHook*> hooks;  // that this kernel has
-  std::uint64_t missing = beyond_hooks();    // operations that none of them stops
+  std::uint64_t missing = beyond_hooks();  // operations that none of them stops
   util::UniqueFd mountinfo;
   std::vector<std::string> notes;
   std::uint32_t version = VG_FIRST_VERSION;

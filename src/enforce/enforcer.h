@@ -35,8 +35,7 @@ class Enforcer {
  public:
   // Loads; attaches nothing yet. Refuses rules in mode enforce that this kernel, or this mechanism, cannot hold exactly, unless they accept that
   // (Rule::degraded), with file:line. EX_UNAVAILABLE: the kernel's reason. `before`: whom it follows; what is marked stays so (tables: compiled for that).
-  static util::Result<Enforcer> open(const policy::Policy& policy, const policy::Enforcement& tables, Mechanism mechanism,
-                                     const Enforcer* before = nullptr);
+  static util::Result<Enforcer> open(const policy::Policy& policy, const policy::Enforcement& tables, Mechanism mechanism, const Enforcer* before = nullptr);
 
   Enforcer(Enforcer&&) noexcept;
   Enforcer& operator=(Enforcer&&) noexcept;

@@ -697,7 +697,8 @@ util::Result<void> Sensor::attach() {
 }
 
 bool Sensor::fits(const Filter& filter) const {
-  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing && filter.killing == (state_->skeleton->rodata->killing != 0) &&
+  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing &&
+         filter.killing == (state_->skeleton->rodata->killing != 0) &&
          policy::kernel_tables(filter.automaton, filter.set_operations).size() <= state_->table_size;
 }
 

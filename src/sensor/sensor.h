@@ -40,7 +40,7 @@ struct Filter {
   policy::Automaton automaton;
   int decisions = -1;  // the maps in which enforcement notes what it refused (enforce::Enforcer); not owned
   int worker_decisions = -1;
-  bool killing = false;  // ... among it calls that went on
+  bool killing = false;                       // ... among it calls that went on
   std::vector<std::uint64_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
 };
 
