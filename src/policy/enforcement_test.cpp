@@ -149,5 +149,44 @@ TEST(Enforcement, ManyTreesDoNotMultiply) {
   EXPECT_FALSE(tables.decide("/srv/2000/x", event::operation_bit(VG_OP_OPEN), 0, "cat", "/bin/cat"));
 }
 
+// What the match sets of one policy become in the next: the rule of the same name, else every rule with one of its globs; nothing else.
+TEST(Enforcement, MatchSetsAreTranslatedIntoTheNextPolicy) {
+  const auto policy_of = [](const std::string& rules) { return *parse("p", "version: 1\nrules:\n" + rules); };
+  const Policy before = policy_of(
+      "  - { name: keys, paths: ['/srv/keys/**'], action: deny }\n"
+      "  - { name: gone, paths: [/gone], action: deny }\n"
+      "  - { name: renamed, paths: [/etc/shadow, /etc/gshadow], action: deny }\n");
+  const auto old = compile_enforcement(before);
+  ASSERT_TRUE(old);
+  const auto set_of = [](const Enforcement& e, const std::string& path) { return e.automaton.match(e.automaton.head.path_start, path); };
+  const Policy after = policy_of(
+      "  - { name: first, paths: [/etc/passwd], action: kill }\n"
+      "  - { name: other-name, paths: [/etc/gshadow], action: deny }\n"
+      "  - { name: keys, paths: [/elsewhere], action: deny }\n");
+  const Before link{before, *old};
+  const auto next = compile_enforcement(after, &link);
+  ASSERT_TRUE(next);
+  const auto becomes = [&](const std::string& path) { return next->set_rules.at(next->translation.at(set_of(*old, path))); };
+  EXPECT_EQ(becomes("/srv/keys/a"), std::vector<std::uint32_t>{2});
+  EXPECT_EQ(becomes("/etc/shadow"), std::vector<std::uint32_t>{1});
+  EXPECT_EQ(next->translation.at(set_of(*old, "/gone")), 0u);
+  EXPECT_EQ(next->translation.at(0), 0u);
+  // The tables hold the same list, for marks that the kernel sets while the change is made.
+  vg_tables head;
+  std::memcpy(&head, next->tables.data(), sizeof head);
+  ASSERT_EQ(head.translated, next->translation.size());
+  for (std::size_t i = 0; i < next->translation.size(); ++i) {
+    vg_u32 set = 0;
+    std::memcpy(&set, next->tables.data() + head.translate_at + i * sizeof set, sizeof set);
+    EXPECT_EQ(set, next->translation[i]);
+  }
+}
+
+TEST(Enforcement, APolicyThatStopsNothingCompiles) {
+  const auto none = compile_enforcement(*parse("p", "version: 1\nrules: [{ name: a, paths: ['/**'] }]"));
+  ASSERT_TRUE(none);
+  EXPECT_EQ(none->operations, 0u);
+}
+
 }  // namespace
 }  // namespace vfsguard::policy

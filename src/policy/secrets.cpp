@@ -148,6 +148,11 @@ util::Result<void> write_secrets(const std::string& file, const std::vector<Secr
 }
 
 util::Result<void> check_secret(const Secret& secret) {
+  for (const auto& [key, values] : secret.unless) {
+    if (key.empty() || key.find_first_not_of("abcdefghijklmnopqrstuvwxyz") != std::string::npos) {
+      return util::fail(EX_CONFIG, fmt::format("'{}' is no condition; one is uid, gid, user, group, exe, comm, ancestor, cgroup or container", key));
+    }
+  }
   const std::string kNowhere = "protect";
   auto policy = parse(kNowhere, secrets_text({secret}));
   if (policy) {
