@@ -119,6 +119,24 @@ struct vg_giving {
 	vg_u32 set;
 };
 
+/* BPF_PROG_TEST_RUN of the program `try_rule`: what the tables of a version say to an operation by somebody. */
+struct vg_try {
+	vg_u64 path; /* address in the caller */
+	vg_u64 operations;
+	vg_u32 version;
+	vg_u32 uid;
+	vg_u32 gid;
+	vg_u32 exe; /* match sets, as the others of names */
+	vg_u32 comm;
+	vg_u32 cgroup;
+	vg_u32 ancestor;
+	vg_u32 rule; /* the answer: the deciding one's place; ~0: none */
+	vg_u8 verdict;
+	vg_u8 code;
+	vg_u8 enforce;
+	vg_u8 pad[5];
+};
+
 /* BPF_PROG_TEST_RUN of the program `look`: who is behind this descriptor of the agent's? */
 struct vg_look {
 	vg_s32 fd;

@@ -273,11 +273,11 @@ util::Result<int> status(const AgentText& text) {
   if (r["rules"].get(rules) != simdjson::SUCCESS) {
     return 0;
   }
-  fmt::print("\n{:<8}  {:<8}  {:<9}  {:>9}  {}\n", "ACTION", "MODE", "MECHANISM", "STOPPED", "RULE");
+  fmt::print("\n{:<8}  {:<9}  {:<9}  {:>9}  {}\n", "ACTION", "STATE", "MECHANISM", "STOPPED", "RULE");
   for (const element& one : rules) {
     object rule;
     if (one.get(rule) == simdjson::SUCCESS) {
-      fmt::print("{:<8}  {:<8}  {:<9}  {:>9}  {}\n", word(rule, "action"), word(rule, "mode"), word(rule, "mechanism"), number(rule, "stopped"),
+      fmt::print("{:<8}  {:<9}  {:<9}  {:>9}  {}\n", word(rule, "action"), word(rule, "state"), word(rule, "mechanism"), number(rule, "stopped"),
                  shown(word(rule, "name")));
     }
   }

@@ -16,6 +16,7 @@
 #include <fmt/ranges.h>
 
 #include "cli/commands.h"
+#include "enforce/enforcer.h"
 #include "event/names.h"
 #include "output/escape.h"
 #include "policy/enforcement.h"
@@ -32,6 +33,7 @@ struct PolicyText {
   std::string operation = "open";
   std::vector<std::string> as;
   std::vector<std::string> events;
+  bool live = false;
 };
 
 struct Loaded {
@@ -103,10 +105,44 @@ util::Result<int> check(const PolicyText& text) {
   return 0;
 }
 
+// The tables of enforcement loaded into this kernel, attached to nothing, and each rule tried by them.
+util::Result<int> test_live(const Loaded& loaded) {
+  if (!policy::enforces(loaded.policy)) {
+    fmt::print(stderr, "note: no rule of {} is to stop anything, so nothing was tried\n", loaded.policy.file);
+    return 0;
+  }
+  auto tables = policy::compile_enforcement(loaded.policy);
+  if (!tables) {
+    return util::pass_on(tables.error());
+  }
+  auto enforcer = enforce::Enforcer::try_out(loaded.policy, loaded.compiled, *tables, enforce::Mechanism::kAuto);
+  if (!enforcer) {
+    return util::pass_on(enforcer.error());
+  }
+  bool all = true;
+  for (std::size_t r = 0; r < loaded.policy.rules.size(); ++r) {
+    const policy::Rule& rule = loaded.policy.rules[r];
+    const enforce::RuleState& state = enforcer->states()[r];
+    if (rule.decides()) {
+      all = all && state.kind != enforce::RuleState::Kind::kUntried;
+      fmt::print("{:<8}  {}:{}  {}{}{}\n", enforce::state_name(state.kind), rule.file, rule.line, printable(rule.name), state.why.empty() ? "" : ": ",
+                 state.why);
+    }
+  }
+  fmt::print("by {}, on this kernel\n", event::mechanism_name(enforcer->mechanism()));
+  for (const std::string& note : enforcer->notes()) {
+    fmt::print(stderr, "note: {}\n", note);
+  }
+  return all ? 0 : 1;
+}
+
 util::Result<int> test(const PolicyText& text) {
   auto loaded = load(text.file);
   if (!loaded) {
     return util::pass_on(loaded.error());
+  }
+  if (text.live) {
+    return test_live(*loaded);
   }
   int passed = 0;
   int failed = 0;
@@ -368,6 +404,7 @@ Registered add_policy(CLI::App& root) {
   };
   CLI::App* check_app = command("check", "Read a policy, compile it, say what it would cost and what is worth a second look");
   CLI::App* test_app = command("test", "Try what the rules' 'expect' says, offline");
+  test_app->add_flag("--live", text->live, "Load it into this kernel, attached to nothing, and try every rule there; needs root");
   CLI::App* explain_app = command("explain", "Which rule decides about one operation, and why the others do not");
   explain_app->add_option("--path", text->path, "What it is done to")->required()->type_name("PATH");
   explain_app->add_option("--dst-path", text->dst_path, "The second path of a rename or link")->type_name("PATH");
@@ -385,6 +422,7 @@ Registered add_policy(CLI::App& root) {
   app->footer(
       "Examples:\n"
       "  vfsguard policy check /etc/vfsguard/policy.yaml\n"
+      "  vfsguard policy test policy.yaml --live\n"
       "  vfsguard policy explain policy.yaml --path /etc/shadow --do open --as uid=1000,exe=/bin/cat\n"
       "  vfsguard policy simulate policy.yaml --events /var/log/vfsguard.jsonl");
   return {app, [=]() -> util::Result<int> {

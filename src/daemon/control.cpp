@@ -115,6 +115,7 @@ std::string rules_of(Governor& governor) {
   const enforce::Counts counts = governor.enforcer() != nullptr ? governor.enforcer()->counts() : enforce::Counts{};
   std::string out = "\"rules\":[";
   std::size_t told = 0;
+  const std::vector<enforce::RuleState> states = governor.enforcer() != nullptr ? governor.enforcer()->states() : std::vector<enforce::RuleState>{};
   for (const policy::Rule& rule : governor.policy().rules) {
     if (++told > kRulesTold) {
       break;
@@ -128,6 +129,14 @@ std::string rules_of(Governor& governor) {
       const auto known = counts.rules.find(rule.name);
       out += fmt::format(",\"mode\":\"{}\",\"mechanism\":\"{}\",\"stopped\":{}", rule.enforce ? "enforce" : "observe",
                          enforced ? event::mechanism_name(governor.enforcer()->mechanism()) : "none", known == counts.rules.end() ? 0 : known->second.stopped);
+      // Without an enforcer no rule is to be carried out.
+      const enforce::RuleState state = told <= states.size() ? states[told - 1] : enforce::RuleState{enforce::RuleState::Kind::kObserved, {}};
+      out += fmt::format(R"(,"state":"{}")", enforce::state_name(state.kind));
+      if (!state.why.empty()) {
+        out += fmt::format(R"(,"why":{})", json_string(state.why));
+      }
+    } else {
+      out += R"(,"state":"recorded")";
     }
     out += '}';
   }

@@ -70,7 +70,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
   }
   if (enforces) {
     const Version& v = **version;
-    auto enforcer = enforce::Enforcer::open(v.policy, v.tables, governor.source_.mechanism);
+    auto enforcer = enforce::Enforcer::open(v.policy, v.compiled, v.tables, governor.source_.mechanism);
     if (!enforcer) {
       util::Error error = enforcer.error();
       if (error.exit_code == EX_UNAVAILABLE) {
@@ -138,7 +138,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   sensor::Options options = recorder.options;
   std::optional<enforce::Enforcer> enforcer;
   if (loads) {
-    auto opened = enforce::Enforcer::open(next->policy, next->tables, source_.mechanism, enforcer_ ? &*enforcer_ : nullptr);
+    auto opened = enforce::Enforcer::open(next->policy, next->compiled, next->tables, source_.mechanism, enforcer_ ? &*enforcer_ : nullptr);
     if (!opened) {
       return util::pass_on(opened.error());
     }
@@ -165,7 +165,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
       return attached;
     }
   } else if (enforcer_) {
-    if (auto replaced = enforcer_->replace(next->policy, next->tables); !replaced) {
+    if (auto replaced = enforcer_->replace(next->policy, next->compiled, next->tables); !replaced) {
       return replaced;
     }
   }

@@ -21,6 +21,7 @@
 
 #include "enforce.skel.h"
 #include "event/names.h"
+#include "policy/trial.h"
 #include "sensor/attach.h"
 #include "sensor/call_functions.h"
 #include "sensor/grace.h"
@@ -77,6 +78,9 @@ constexpr std::array<std::string_view, 4> kAlways{"path_link", "path_rename", "p
 
 // Hooks that came after the oldest kernel that this runs on; what they stop is stopped by another one there.
 constexpr std::array<std::string_view, 4> kNewer{"file_truncate", "inode_set_acl", "inode_remove_acl", "file_ioctl_compat"};
+
+// Lines of one kind.
+constexpr std::size_t kNotesAtMost = 5;
 
 // Not worth asking: whoever looks may have to wait for another machine.
 constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "autofs", "fuse.sshfs"};
@@ -160,6 +164,7 @@ struct Enforcer::State {
   std::uint64_t missing = beyond_hooks();  // operations that none of them stops
   util::UniqueFd mountinfo;
   std::vector<std::string> notes;
+  std::vector<RuleState> states;
   std::uint32_t version = VG_FIRST_VERSION;
   std::uint32_t capacity = 0;  // rules that there is room to count
   std::size_t table_size = 0;  // of one version
@@ -186,6 +191,8 @@ struct Enforcer::State {
   [[nodiscard]] bool mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set);
   void carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
   util::Result<void> check(const policy::Policy& policy);
+  util::Result<std::vector<RuleState>> prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
+                                             std::uint32_t of_version) const;
   void remember(const policy::Policy& policy, const policy::Enforcement& tables);
   [[nodiscard]] std::map<std::string, vg_rule_counts> rule_counts(std::uint32_t of_version) const;
 };
@@ -245,7 +252,7 @@ util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, cons
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
   operations = tables.operations;
   choose_programs(facts);
-  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.give_mark}) {
+  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.give_mark, skeleton->progs.try_rule}) {
     bpf_program__set_autoload(tool, true);
   }
   auto& knobs = *skeleton->rodata;
@@ -439,6 +446,7 @@ void Enforcer::State::find_names(const policy::Policy& policy, const policy::Enf
 // Refuses what the kernel cannot hold; notes what the rule accepts of that.
 util::Result<void> Enforcer::State::check(const policy::Policy& policy) {
   std::vector<std::string> weaker;
+  std::size_t recorded = 0;
   if (mechanism != Mechanism::kLsm) {
     weaker.push_back(weakness(mechanism, at_return));
   }
@@ -456,10 +464,73 @@ util::Result<void> Enforcer::State::check(const policy::Policy& policy) {
     if (!rule.degraded) {
       return util::fail(EX_CONFIG, what + "; leave it out, or write 'degraded: accept' to have it only recorded");
     }
-    weaker.push_back(what + "; it is only recorded");
+    if (++recorded <= kNotesAtMost) {
+      weaker.push_back(what + "; it is only recorded");
+    }
+  }
+  if (recorded > kNotesAtMost) {
+    weaker.push_back(fmt::format("and so for {} more rules", recorded - kNotesAtMost));
   }
   notes = std::move(weaker);
   return {};
+}
+
+// Each rule tried on this kernel, by the tables as they lie there.
+util::Result<std::vector<RuleState>> Enforcer::State::prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
+                                                            std::uint32_t of_version) const {
+  std::vector<RuleState> found(policy.rules.size());
+  std::vector<std::uint32_t> untried;
+  const auto trials = policy::make_trials(policy, compiled, kAll & ~(bit(VG_OP_CLOSE) | bit(VG_OP_EXIT)), untried);
+  for (const std::uint32_t rule : untried) {
+    found[rule] = {RuleState::Kind::kUntried, "nothing could be made up that it is about; does 'unless' leave nobody of 'only'?"};
+  }
+  const policy::Automaton& automaton = tables.automaton;
+  for (const policy::Trial& trial : trials) {
+    const policy::Rule& rule = policy.rules[trial.rule];
+    const event::Process& process = *trial.operation.process;
+    vg_try context{};
+    context.path = reinterpret_cast<std::uintptr_t>(trial.operation.path->c_str());
+    context.operations = event::operation_bit(trial.operation.raw.operation);
+    context.version = of_version;
+    context.uid = trial.operation.raw.uid;
+    context.gid = trial.operation.raw.gid;
+    context.exe = process.exe ? automaton.match(automaton.head.exe_start, *process.exe) : 0;
+    context.comm = automaton.match(automaton.head.comm_start, trial.name);
+    context.cgroup = process.cgroup ? automaton.match(automaton.head.cgroup_start, *process.cgroup) : 0;
+    context.ancestor = process.ancestors.empty() ? 0 : automaton.match(automaton.head.exe_start, *process.ancestors.front().exe);
+    LIBBPF_OPTS(bpf_test_run_opts, run);
+    run.ctx_in = &context;
+    run.ctx_size_in = sizeof context;
+    if (bpf_prog_test_run_opts(bpf_program__fd(skeleton->progs.try_rule), &run) != 0 || run.retval != 0) {
+      return util::fail_errno(EX_OSERR, fmt::format("cannot try rule '{}' in the kernel", rule.name));
+    }
+    const std::uint32_t wanted = trial.decides.value_or(~0u);
+    const bool same = context.rule == wanted && (wanted == ~0u || (context.enforce != 0) == policy.rules[wanted].enforce);
+    if (!same) {
+      const auto name = [&](std::uint32_t place) {
+        return place < policy.rules.size() ? fmt::format("rule '{}'", policy.rules[place].name) : std::string("no rule");
+      };
+      return util::fail(
+          EX_SOFTWARE,
+          fmt::format("{}:{}: rule '{}' was tried with {} of {}, which {} is to decide; the kernel's tables say {}. That is a defect of vfsguard", rule.file,
+                      rule.line, rule.name, event::operation_name(trial.operation.raw.operation), *trial.operation.path, name(wanted), name(context.rule)));
+    }
+    RuleState& state = found[trial.rule];
+    const std::uint64_t lost = rule.operations & missing & ~(bit(VG_OP_CLOSE) | bit(VG_OP_EXIT));
+    if (wanted != trial.rule) {
+      state = {RuleState::Kind::kCovered, fmt::format("rule '{}' decides {} of {}", wanted == ~0u ? "" : policy.rules[wanted].name,
+                                                      event::operation_name(trial.operation.raw.operation), *trial.operation.path)};
+    } else if (!rule.enforce) {
+      state = {RuleState::Kind::kObserved, {}};
+    } else if (mechanism != Mechanism::kLsm) {
+      state = {RuleState::Kind::kDegraded, fmt::format("by {}", event::mechanism_name(static_cast<unsigned>(mechanism)))};
+    } else if (lost != 0) {
+      state = {RuleState::Kind::kDegraded, fmt::format("only recorded: {}", event::operation_names(lost))};
+    } else {
+      state = {RuleState::Kind::kActive, {}};
+    }
+  }
+  return found;
 }
 
 void Enforcer::State::remember(const policy::Policy& policy, const policy::Enforcement& tables) {
@@ -476,7 +547,8 @@ void Enforcer::State::remember(const policy::Policy& policy, const policy::Enfor
   translation = tables.translation;
 }
 
-util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy::Enforcement& tables, Mechanism mechanism, const Enforcer* before) {
+util::Result<std::unique_ptr<Enforcer::State>> Enforcer::load_and_try(const policy::Policy& policy, const policy::Compiled& compiled,
+                                                                      const policy::Enforcement& tables, Mechanism mechanism, const Enforcer* before) {
   sensor::keep_libbpf_words();
   if (auto ok = sensor::may_load(); !ok) {
     return util::pass_on(ok.error());
@@ -517,6 +589,28 @@ util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy
   if (auto ok = state->load(tables, *facts, follows); !ok) {
     return util::pass_on(ok.error());
   }
+  auto states = state->prove(policy, compiled, tables, state->version);
+  if (!states) {
+    return util::pass_on(states.error());
+  }
+  state->states = std::move(*states);
+  return state;
+}
+
+util::Result<Enforcer> Enforcer::try_out(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
+                                         Mechanism mechanism) {
+  auto state = load_and_try(policy, compiled, tables, mechanism, nullptr);
+  return state ? util::Result<Enforcer>(Enforcer(std::move(*state))) : util::pass_on(state.error());
+}
+
+util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables, Mechanism mechanism,
+                                      const Enforcer* before) {
+  auto loaded = load_and_try(policy, compiled, tables, mechanism, before);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  auto state = std::move(*loaded);
+  const State* follows = before != nullptr ? before->state_.get() : nullptr;
   state->mountinfo.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   state->find_homes();
   if (follows != nullptr) {
@@ -527,7 +621,7 @@ util::Result<Enforcer> Enforcer::open(const policy::Policy& policy, const policy
   return Enforcer(std::move(state));
 }
 
-util::Result<void> Enforcer::replace(const policy::Policy& policy, const policy::Enforcement& tables) {
+util::Result<void> Enforcer::replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) {
   State& state = *state_;
   auto notes = std::move(state.notes);
   if (auto ok = state.check(policy); !ok) {
@@ -537,6 +631,10 @@ util::Result<void> Enforcer::replace(const policy::Policy& policy, const policy:
   const std::uint32_t next = state.version + 1;
   if (auto ok = state.fill(tables, next); !ok) {
     return util::pass_on(ok.error());
+  }
+  auto states = state.prove(policy, compiled, tables, next);
+  if (!states) {
+    return util::pass_on(states.error());
   }
   const std::uint32_t place = (next & 1) * state.capacity;
   for (std::uint32_t i = 0; i < state.capacity; ++i) {
@@ -557,6 +655,7 @@ util::Result<void> Enforcer::replace(const policy::Policy& policy, const policy:
     state.before.rules[name].kill_failed += counts.kill_failed;
   }
   state.version = next;
+  state.states = std::move(*states);
   state.remember(policy, tables);
   return waited;
 }
@@ -566,6 +665,20 @@ bool Enforcer::fits(const policy::Enforcement& tables) const {
       std::ranges::all_of(state_->hooks, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || state_->loaded.contains(hook); });
   const bool probed = state_->mechanism == Mechanism::kLsm || (tables.operations & ~state_->operations) == 0;
   return hooked && probed && tables.tables.size() <= state_->table_size && tables.rules <= state_->capacity;
+}
+
+const std::vector<RuleState>& Enforcer::states() const { return state_->states; }
+
+std::string_view state_name(RuleState::Kind kind) {
+  switch (kind) {
+    case RuleState::Kind::kActive: return "active";
+    case RuleState::Kind::kDegraded: return "degraded";
+    case RuleState::Kind::kObserved: return "observed";
+    case RuleState::Kind::kCovered: return "covered";
+    case RuleState::Kind::kUntried: return "untried";
+    case RuleState::Kind::kNone: break;
+  }
+  return "recorded";
 }
 
 std::uint32_t Enforcer::version() const { return state_->version; }

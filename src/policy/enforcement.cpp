@@ -101,7 +101,7 @@ class Builder {
     }
     result.translation = std::move(translation);
     result.automaton = std::move(compilation->automaton);
-    result.automaton.head.path_start = head.path_start;
+    result.automaton.head = head;
     result.tables = image.finish(head);
     if (result.tables.size() > kMaxTableBytes) {
       return util::fail(EX_CONFIG, fmt::format("{}: its tables take {} MiB of kernel memory, more than {}; use fewer globs, or fewer '?' and '*' in them",

@@ -25,7 +25,7 @@ struct Enforcement {
   std::uint32_t rules = 0;        // of the policy, those that only record too: a clause names its rule by its place among them
   std::uint32_t clauses = 0;
   std::uint32_t sets = 0;
-  Automaton automaton;                                // as in the tables; head.path_start, for what is looked up in user space
+  Automaton automaton;                                // as in the tables, for what is looked up in user space
   std::vector<std::vector<std::uint32_t>> set_rules;  // per match set of a path: its rules' places in the policy; empty: it is of something else
   std::vector<std::uint32_t> translation;             // per match set of the policy before: the one that says the same in this
 };

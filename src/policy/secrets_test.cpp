@@ -32,7 +32,7 @@ TEST_F(Secrets, ComeBackAsTheyWereWritten) {
       {{"/srv/a \"quoted\" \\*name\ttab", "/srv/\u00fcml\u00e4ut/**"}, 3, true, {{"uid", {"0", "33"}}, {"exe", {"/usr/sbin/app d"}}}},
   };
   ASSERT_TRUE(write_secrets(file_, secrets));
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(stat(file_.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777u, 0600u);
   const auto read = read_secrets(file_);
