@@ -160,6 +160,9 @@ util::Result<int> protect(const AgentText& text) {
   for (const std::string& glob : *globs) {
     fmt::print("protected {}: {} for all but {} (in {:.0f} ms)\n", shown(glob), done_by(text.level), text.unless.empty() ? "uid=0" : shown(text.unless), spent);
   }
+  if (!value_of(reply->root["enforced"], true)) {
+    fmt::print(stderr, "note: this agent enforces nothing (--enforce off): what would be stopped is only recorded\n");
+  }
   return 0;
 }
 

@@ -376,7 +376,10 @@ void Enforcer::State::carry_marks(const policy::Enforcement& tables, const std::
     if (const auto now = of(from_version)) {
       set = translated(tables.translation, *now);
     } else if (const auto earlier = of(from_version - 1)) {
-      set = translated(tables.translation, translated(last, *earlier));
+      // Its place is taken now; should the next version not come about, this one goes by its own.
+      const std::uint32_t here = translated(last, *earlier);
+      (void)mark(object, from_version, here);
+      set = translated(tables.translation, here);
     }
     // Without one too: else the kernel would take the mark of the version before for news.
     (void)mark(object, from_version + 1, set);
