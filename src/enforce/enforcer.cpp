@@ -156,8 +156,8 @@ bool is_needed(const EnforcedHook& hook, std::uint64_t operations) {
 
 struct Enforcer::State {
   std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton;
+  sensor::KprobeEvents probes;  // without fprobes; they go after the links that hold them
   std::vector<sensor::Link> links;
-  sensor::KprobeEvents probes;  // without fprobes
   std::vector<bpf_program*> programs;
   std::optional<sensor::Grace> grace;
   std::vector<const EnforcedHook*> hooks;  // that this kernel has
