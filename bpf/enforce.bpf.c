@@ -23,26 +23,16 @@ const volatile __u32 attributes_come_second = 0; /* inode_setattr(idmap, dentry,
 SEC("lsm/file_open")
 int BPF_PROG(enforce_file_open, __u64 file)
 {
-	__u64 operations = FIELD(struct file, file, f_flags) & FMODE_EXEC ? DO(EXEC) : DO(OPEN);
-
 	if (is_agent())
 		hook_canary++;
-	if (FIELD(struct file, file, f_mode) & FMODE_CREATED)
-		operations |= DO(CREATE);
-	return ask_file(operations, file);
+	return ask_file(open_operations(file), file);
 }
 
 /* Every read and write: a descriptor may be older than the policy, or come from somebody who may have it. */
 SEC("lsm/file_permission")
 int BPF_PROG(enforce_file_permission, __u64 file, __u64 mask)
 {
-	__u64 operations = 0;
-
-	if (mask & MAY_READ)
-		operations |= DO(READ) | DO(OPEN);
-	if (mask & (MAY_WRITE | MAY_APPEND))
-		operations |= DO(WRITE) | DO(OPEN);
-	return ask_file(operations, file);
+	return ask_file(access_operations(mask), file);
 }
 
 /* A descriptor arrives in a message. */
@@ -239,16 +229,11 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		if (is_agent())
 			hook_canary++;
 		file = a;
-		operations = FIELD(struct file, file, f_flags) & FMODE_EXEC ? DO(EXEC) : DO(OPEN);
-		if (FIELD(struct file, file, f_mode) & FMODE_CREATED)
-			operations |= DO(CREATE);
+		operations = open_operations(a);
 		break;
 	case VG_AT_FILE_PERMISSION: /* file, mask */
 		file = a;
-		if (b & MAY_READ)
-			operations |= DO(READ) | DO(OPEN);
-		if (b & (MAY_WRITE | MAY_APPEND))
-			operations |= DO(WRITE) | DO(OPEN);
+		operations = access_operations(b);
 		break;
 	case VG_AT_FILE_RECEIVE: /* file */
 		file = a;

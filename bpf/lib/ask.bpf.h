@@ -141,6 +141,25 @@ static __always_inline int ask_naming(__u64 operations, __u64 from, __u64 to, __
 	return answer_with(d, refuse);
 }
 
+static __always_inline __u64 open_operations(__u64 file)
+{
+	__u64 operations = FIELD(struct file, file, f_flags) & FMODE_EXEC ? DO(EXEC) : DO(OPEN);
+
+	return FIELD(struct file, file, f_mode) & FMODE_CREATED ? operations | DO(CREATE) : operations;
+}
+
+/* What may not be opened may not be read or written by a descriptor that is there already. */
+static __always_inline __u64 access_operations(__u64 mask)
+{
+	__u64 operations = 0;
+
+	if (mask & MAY_READ)
+		operations |= DO(READ) | DO(OPEN);
+	if (mask & (MAY_WRITE | MAY_APPEND))
+		operations |= DO(WRITE) | DO(OPEN);
+	return operations;
+}
+
 static __always_inline __u64 node_operations(__u64 mode)
 {
 	if ((mode & S_IFMT) == S_IFREG || !(mode & S_IFMT))
