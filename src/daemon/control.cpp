@@ -177,8 +177,8 @@ util::Result<std::string> carry_out(std::string_view request, const Agent& agent
   const auto begun = std::chrono::steady_clock::now();
   const auto done = [&] {
     const auto spent = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begun);
-    return fmt::format(R"({{"ok":true,"rules":{},"enforced":{},"milliseconds":{:.1f}}})", agent.governor.policy().rules.size(), agent.governor.enforcer() != nullptr,
-                       static_cast<double>(spent.count()) / 1000);
+    return fmt::format(R"({{"ok":true,"rules":{},"enforced":{},"milliseconds":{:.1f}}})", agent.governor.policy().rules.size(),
+                       agent.governor.enforcer() != nullptr, static_cast<double>(spent.count()) / 1000);
   };
   if (command == "status") {
     return status_of(agent);

@@ -456,8 +456,10 @@ util::Result<void> Enforcer::State::check(const policy::Policy& policy) {
   for (const policy::Rule& rule : policy.rules) {
     const std::uint64_t lost = rule.operations & missing & ~(bit(VG_OP_CLOSE) | bit(VG_OP_EXIT));
     if (rule.decides() && rule.enforce && mechanism != Mechanism::kLsm && !rule.degraded) {
-      return util::fail(EX_CONFIG, fmt::format("{}:{}: rule '{}' is to hold exactly, and {}; write 'degraded: accept' where that will do", rule.file, rule.line,
-                                               rule.name, weakness(mechanism, at_return)));
+      return util::fail(EX_CONFIG,
+                        fmt::format("{}:{}: rule '{}' is to hold exactly, which takes BPF LSM (vfsguard doctor), and {}; write 'degraded: accept' where "
+                                    "that will do, or record only, by --enforce off",
+                                    rule.file, rule.line, rule.name, weakness(mechanism, at_return)));
     }
     if (!rule.decides() || !rule.enforce || lost == 0) {
       continue;

@@ -76,7 +76,9 @@ std::vector<Trial> make_trials(const Policy& policy, const Compiled& compiled, s
     trial.name = rule.only.comms.empty() ? "a-trial" : rule.only.comms.front();
     trial.name.copy(e.comm, sizeof e.comm - 1);
     auto process = std::make_shared<event::Process>();
-    const auto of = [](const std::vector<Glob>& globs, const char* otherwise) { return globs.empty() ? std::optional<std::string>(otherwise) : sample(globs.front()); };
+    const auto of = [](const std::vector<Glob>& globs, const char* otherwise) {
+      return globs.empty() ? std::optional<std::string>(otherwise) : sample(globs.front());
+    };
     process->exe = of(rule.only.exes, "/a/trial");
     if (const auto above = of(rule.only.ancestors, "/a/trial")) {
       process->ancestors.push_back({1, 0, 0, std::make_shared<const std::string>(*above)});

@@ -14,10 +14,10 @@
 namespace vfsguard::policy {
 
 struct Trial {
-  std::uint32_t rule = 0;               // whom it is for, by place in the policy
-  event::Operation operation;           // path, operation, subject
-  std::string name;                     // of the process
-  std::optional<std::uint32_t> decides; // the rule that is to decide it: this one, or one before it
+  std::uint32_t rule = 0;                // whom it is for, by place in the policy
+  event::Operation operation;            // path, operation, subject
+  std::string name;                      // of the process
+  std::optional<std::uint32_t> decides;  // the rule that is to decide it: this one, or one before it
 };
 
 // One for each rule that denies or kills. `among`: operations that can be tried. `untried` gets the rules for which none could be made.
