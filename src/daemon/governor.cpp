@@ -7,12 +7,21 @@
 
 #include <fmt/format.h>
 
+#include "event/names.h"
+#include "util/clock.h"
+
 namespace vfsguard::daemon {
 
 namespace {
 
 // A refusal is told within moments; a thread that is stopped between the two can take longer.
 constexpr std::size_t kPastVersions = 64;
+constexpr std::uint64_t kPastNs = 10'000'000'000u;
+
+policy::Refusal refusal_by(const policy::Policy& policy, std::uint32_t place) {
+  const policy::Rule& rule = policy.rules[place];
+  return {place, rule.name, rule.severity, rule.action};
+}
 
 // Room for policies to grow into without loading anew.
 constexpr std::size_t kTablesAtLeast = 64u << 10;
@@ -110,18 +119,37 @@ bool Governor::attribute(event::Operation& operation) const {
   if (operation.raw.policy_version != recorded_by_) {
     policy::match_paths(now_->compiled, operation);
   }
-  const policy::Rule* carried_out = nullptr;
-  if (operation.raw.verdict != VG_VERDICT_NONE) {
-    const std::vector<policy::Rule>* by = &now_->policy.rules;
-    if (enforcer_ && operation.raw.rule_version != static_cast<std::uint16_t>(enforcer_->version())) {
-      const auto past = std::ranges::find(past_, operation.raw.rule_version, &Past::version);
-      by = past == past_.end() ? nullptr : &past->rules;
+  if (operation.raw.verdict == VG_VERDICT_NONE) {
+    return policy::attribute(now_->policy, now_->compiled, operation);
+  }
+  if (enforcer_ && operation.raw.rule_version != static_cast<std::uint16_t>(enforcer_->version())) {
+    const auto past = std::ranges::find(past_, operation.raw.rule_version, &Past::version);
+    if (past == past_.end()) {
+      return policy::attribute(now_->policy, now_->compiled, operation);
     }
-    if (by != nullptr && operation.raw.rule < by->size()) {
-      carried_out = &(*by)[operation.raw.rule];
+    const auto refusal = std::ranges::lower_bound(past->refusals, operation.raw.rule, {}, &policy::Refusal::place);
+    const bool known = refusal != past->refusals.end() && refusal->place == operation.raw.rule;
+    return policy::attribute(now_->policy, now_->compiled, operation, known ? &*refusal : nullptr);
+  }
+  if (operation.raw.rule >= now_->policy.rules.size()) {
+    return policy::attribute(now_->policy, now_->compiled, operation);
+  }
+  const policy::Refusal refusal = refusal_by(now_->policy, operation.raw.rule);
+  return policy::attribute(now_->policy, now_->compiled, operation, &refusal);
+}
+
+// The policy in force, of this version of the enforcer's, is about to be replaced.
+void Governor::keep_names(std::uint16_t version) {
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  Past& past = past_.emplace_back(version, now, std::vector<policy::Refusal>{});
+  for (std::uint32_t place = 0; place < now_->policy.rules.size(); ++place) {
+    if (now_->policy.rules[place].decides() && now_->policy.rules[place].enforce) {
+      past.refusals.push_back(refusal_by(now_->policy, place));
     }
   }
-  return policy::attribute(now_->policy, now_->compiled, operation, carried_out);
+  while (past_.size() > kPastVersions || (past_.size() > 1 && past_.front().replaced_ns + kPastNs < now)) {
+    past_.pop_front();
+  }
 }
 
 // What only the kernel needs is there now.
@@ -170,16 +198,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
     }
   }
   if (enforcer_) {
-    Past& past = past_.emplace_back(last, std::vector<policy::Rule>{});
-    for (const policy::Rule& rule : now_->policy.rules) {
-      policy::Rule& kept = past.rules.emplace_back();
-      kept.name = rule.name;
-      kept.action = rule.action;
-      kept.severity = rule.severity;
-    }
-    if (past_.size() > kPastVersions) {
-      past_.pop_front();
-    }
+    keep_names(last);
   }
   util::Result<void> recorded;
   if (sensor) {

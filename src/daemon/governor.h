@@ -74,6 +74,7 @@ class Governor {
   util::Result<void> change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder);
   void direct(const Version& version, const enforce::Enforcer* enforcer, sensor::Filter& filter) const;
   void settle(std::shared_ptr<Version> version);
+  void keep_names(std::uint16_t version);
 
   PolicySource source_;
   std::vector<policy::Secret> secrets_;
@@ -82,8 +83,9 @@ class Governor {
   std::uint64_t changes_ = 0;
   std::uint32_t recorded_by_ = VG_FIRST_VERSION;  // the sensor's version whose match sets are those of now_
   struct Past {
-    std::uint16_t version;            // of the enforcer
-    std::vector<policy::Rule> rules;  // names, actions and severities alone
+    std::uint16_t version;  // of the enforcer
+    std::uint64_t replaced_ns;
+    std::vector<policy::Refusal> refusals;  // by place
   };
   std::deque<Past> past_;  // whose refusals may still be on their way
 };

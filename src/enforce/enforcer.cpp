@@ -564,7 +564,7 @@ util::Result<std::unique_ptr<Enforcer::State>> Enforcer::load_and_try(const poli
   }
   auto state = std::make_unique<State>();
   const bool lsm = sensor::lsm_programs_load(*facts);
-  const bool overrides = libbpf_probe_bpf_helper(BPF_PROG_TYPE_KPROBE, BPF_FUNC_override_return, nullptr) == 1 && sensor::kprobes_usable(*facts);
+  const bool overrides = sensor::kprobes_usable(*facts) && sensor::overrides_load();
   if (before != nullptr) {
     mechanism = before->state_->mechanism;
   } else if (mechanism == Mechanism::kAuto) {

@@ -737,7 +737,7 @@ const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const 
   return nullptr;
 }
 
-bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Rule* carried_out) {
+bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Refusal* carried_out) {
   std::vector<std::uint32_t> both;
   // What was carried out is the kernel's to say: it knows the object by its other names too.
   bool decided = carried_out != nullptr;

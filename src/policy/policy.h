@@ -98,10 +98,18 @@ std::span<const std::uint32_t> rules_at(const Compiled& compiled, const event::O
 // The first rule that denies or kills this; null: none does.
 const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const event::Operation& operation);
 
+// The rule by which the kernel refused an operation; of a policy that may have been replaced since.
+struct Refusal {
+  std::uint32_t place = 0;  // in that policy
+  std::string name;
+  std::string severity;
+  Action action = Action::kDeny;
+};
+
 // Names the rules that ask for this event, the deciding one first, and its verdict (operation.policies, severity, verdict). False when none
 // does.
-// `carried_out`: the rule, of this policy or an earlier one, by which the kernel refused it; null: it did not.
-bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Rule* carried_out = nullptr);
+// `carried_out`: null where the kernel did not refuse it.
+bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Refusal* carried_out = nullptr);
 
 // Whether any rule is to be carried out.
 bool enforces(const Policy& policy);

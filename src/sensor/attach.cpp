@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sensor/attach.h"
 
+#include <bpf/bpf.h>
 #include <fcntl.h>
 #include <unistd.h>
+
+#include <iterator>
 
 #include <fmt/format.h>
 
 #include "sensor/kernel_facts.h"
+#include "util/fd.h"
 
 namespace vfsguard::sensor {
 
@@ -34,6 +38,16 @@ util::Result<void> attach_one(bpf_program* program, const Probe& probe, bool ret
 
 bool kprobes_usable(const KernelFacts& facts) {
   return facts.fprobe || (KprobeEvents::tracefs() && access((*KprobeEvents::tracefs() + "/kprobe_events").c_str(), W_OK) == 0);
+}
+
+bool overrides_load() {
+  const bpf_insn program[] = {
+      {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .src_reg = 0, .off = 0, .imm = 0},
+      {.code = BPF_JMP | BPF_CALL, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = BPF_FUNC_override_return},
+      {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .src_reg = 0, .off = 0, .imm = 0},
+      {.code = BPF_JMP | BPF_EXIT, .dst_reg = 0, .src_reg = 0, .off = 0, .imm = 0},
+  };
+  return static_cast<bool>(util::UniqueFd(bpf_prog_load(BPF_PROG_TYPE_KPROBE, "override", "Dual BSD/GPL", program, std::size(program), nullptr)));
 }
 
 void fit_to_kprobes(bpf_program* program, bool fprobe) {

@@ -23,6 +23,10 @@ struct KernelFacts;
 // Whether programs can be put on functions at all.
 bool kprobes_usable(const KernelFacts& facts);
 
+// Whether the kernel lets kprobe programs answer for a function (CONFIG_BPF_KPROBE_OVERRIDE): tried by loading one. libbpf's own probe of helpers goes by
+// the verifier's words, which changed.
+bool overrides_load();
+
 // To be called before loading: a program of SEC("kprobe.multi") for a kernel without fprobes.
 void fit_to_kprobes(bpf_program* program, bool fprobe);
 
