@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <charconv>
 #include <fstream>
 #include <sstream>
@@ -60,7 +61,8 @@ util::Result<util::UniqueFd> KprobeEvents::add(const KprobeSpec& spec) {
   if (names_.empty()) {
     remove_stale();
   }
-  const std::string name = fmt::format("{}/{}{}_{}", group_of(getpid()), spec.returns ? "r_" : "p_", spec.symbol, names_.size());
+  static std::atomic<unsigned> made_so_far{0};  // what records and what enforces can be on one function
+  const std::string name = fmt::format("{}/{}{}_{}", group_of(getpid()), spec.returns ? "r_" : "p_", spec.symbol, made_so_far++);
   const std::string kind = spec.returns ? fmt::format("r{}", kMaxActive) : "p";
   if (auto made = write_command(fmt::format("{}:{} {}", kind, name, spec.symbol)); !made) {
     return util::pass_on(made.error());
