@@ -1,10 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The commands that speak to the running agent: vfsguard protect, unprotect, protected, status, reload.
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <climits>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
@@ -22,6 +17,7 @@ namespace {
 
 using output::json_list;
 using output::json_string;
+using output::printable;
 using simdjson::dom::element;
 using simdjson::dom::object;
 
@@ -39,12 +35,6 @@ template <typename T>
 T value_of(const simdjson::simdjson_result<element>& from, T otherwise) {
   T value{};
   return from.get(value) == simdjson::SUCCESS ? value : otherwise;
-}
-
-std::string shown(std::string_view value) {
-  std::string out;
-  output::append_text(value, out);
-  return out;
 }
 
 struct Reply {
@@ -158,7 +148,8 @@ util::Result<int> protect(const AgentText& text) {
   }
   const double spent = value_of(reply->root["milliseconds"], 0.0);
   for (const std::string& glob : *globs) {
-    fmt::print("protected {}: {} for all but {} (in {:.0f} ms)\n", shown(glob), done_by(text.level), text.unless.empty() ? "uid=0" : shown(text.unless), spent);
+    fmt::print("protected {}: {} for all but {} (in {:.0f} ms)\n", printable(glob), done_by(text.level), text.unless.empty() ? "uid=0" : printable(text.unless),
+               spent);
   }
   if (!value_of(reply->root["enforced"], true)) {
     fmt::print(stderr, "note: this agent enforces nothing (--enforce off): what would be stopped is only recorded\n");
@@ -175,7 +166,7 @@ util::Result<int> unprotect(const AgentText& text) {
   if (!reply) {
     return util::pass_on(reply.error());
   }
-  fmt::print("{}", text.json ? reply->line + "\n" : fmt::format("no longer protected: {}\n", shown(globs->front())));
+  fmt::print("{}", text.json ? reply->line + "\n" : fmt::format("no longer protected: {}\n", printable(globs->front())));
   return 0;
 }
 
@@ -217,8 +208,8 @@ util::Result<int> list_protected(const AgentText& text) {
       continue;
     }
     for (const element& path : paths) {
-      fmt::print("{:<5}  {:<8}  {:<24}  {}\n", level, done_by(level), shown(conditions_of(secret)),
-                 shown(value_of(simdjson::simdjson_result<element>(element(path)), std::string_view("-"))));
+      fmt::print("{:<5}  {:<8}  {:<24}  {}\n", level, done_by(level), printable(conditions_of(secret)),
+                 printable(value_of(simdjson::simdjson_result<element>(element(path)), std::string_view("-"))));
     }
   }
   return 0;
@@ -266,12 +257,12 @@ util::Result<int> status(const AgentText& text) {
       for (const element& note : notes) {
         std::string_view one;
         if (note.get(one) == simdjson::SUCCESS) {
-          fmt::print("  weaker: {}\n", shown(one));
+          fmt::print("  weaker: {}\n", printable(one));
         }
       }
     }
   }
-  fmt::print("policy       {}, {} rules, changed {} times\n", shown(word(r, "config")), number(r, "rules_in_all"), number(r, "policy_changes"));
+  fmt::print("policy       {}, {} rules, changed {} times\n", printable(word(r, "config")), number(r, "rules_in_all"), number(r, "policy_changes"));
   simdjson::dom::array rules;
   if (r["rules"].get(rules) != simdjson::SUCCESS) {
     return 0;
@@ -281,7 +272,7 @@ util::Result<int> status(const AgentText& text) {
     object rule;
     if (one.get(rule) == simdjson::SUCCESS) {
       fmt::print("{:<8}  {:<9}  {:<9}  {:>9}  {}\n", word(rule, "action"), word(rule, "state"), word(rule, "mechanism"), number(rule, "stopped"),
-                 shown(word(rule, "name")));
+                 printable(word(rule, "name")));
     }
   }
   if (rules.size() < number(r, "rules_in_all")) {

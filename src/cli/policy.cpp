@@ -26,6 +26,8 @@ namespace vfsguard::cli {
 
 namespace {
 
+using output::printable;
+
 struct PolicyText {
   std::string file;
   std::string path;
@@ -51,12 +53,6 @@ util::Result<Loaded> load(const std::string& file) {
     return util::pass_on(compiled.error());
   }
   return Loaded{std::move(*policy), std::move(*compiled)};
-}
-
-std::string printable(std::string_view text) {
-  std::string out;
-  output::append_text(text, out);
-  return out;
 }
 
 std::string subject_text(const event::Operation& operation) {

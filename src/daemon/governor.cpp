@@ -23,9 +23,6 @@ policy::Refusal refusal_by(const policy::Policy& policy, std::uint32_t place) {
   return {place, rule.name, rule.severity, rule.action};
 }
 
-// Room for policies to grow into without loading anew.
-constexpr std::size_t kTablesAtLeast = 64u << 10;
-
 }  // namespace
 
 util::Result<policy::Policy> Governor::read(const std::vector<policy::Secret>& secrets) const {
@@ -112,7 +109,7 @@ void Governor::direct(const Version& version, const enforce::Enforcer* enforcer,
 
 void Governor::direct(sensor::Options& options) const {
   direct(*now_, enforcer_ ? &*enforcer_ : nullptr, options.filter);
-  options.tables_at_least = kTablesAtLeast;
+  options.tables_at_least = policy::kTablesAtLeast;
 }
 
 bool Governor::attribute(event::Operation& operation) const {
@@ -178,7 +175,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   std::optional<sensor::Sensor> sensor;
   if (loads || !recorder.sensor->fits(options.filter)) {
     options.hook = recorder.sensor->hook();
-    options.tables_at_least = kTablesAtLeast;
+    options.tables_at_least = policy::kTablesAtLeast;
     options.filter.operations |= recorder.sensor->operations();  // so that going back needs no loading
     options.follows = &*recorder.sensor;
     auto opened = sensor::Sensor::open(options, recorder.handler);

@@ -79,6 +79,7 @@ class Pipeline {
   util::Result<void> flush();
   util::Result<void> loop();
   util::Result<void> finish();
+  [[nodiscard]] std::pair<sensor::Counters, sensor::OperationCounts> counts() const;
   void summary();
   void write_lost(const event::Lost& lost);
   util::Result<void> listen();
@@ -211,7 +212,9 @@ util::Result<void> Pipeline::write_aggregates() {
     return {};
   }
   aggregates_due_ns_ = util::clock_ns(CLOCK_MONOTONIC) + nanoseconds(options_.aggregate);
-  sensor_->turn_aggregates();
+  if (auto turned = sensor_->turn_aggregates(); !turned) {
+    return turned;
+  }
   if (auto done = consume_all(); !done) {
     return done;
   }
@@ -395,11 +398,10 @@ util::Result<void> Pipeline::finish() {
   return flush();
 }
 
-void Pipeline::summary() {
-  const auto aggregated = [](const sensor::OperationCounts& o) { return o.aggregated > 0 ? fmt::format(" aggregated={}", o.aggregated) : std::string(); };
+// With what the policy ruled out here, and all operations together.
+std::pair<sensor::Counters, sensor::OperationCounts> Pipeline::counts() const {
   sensor::Counters counters = sensor_->counters();
   sensor::OperationCounts total;
-  std::string lines;
   for (unsigned i = 1; i < VG_OP_COUNT; ++i) {
     sensor::OperationCounts& o = counters.operations[i];
     o.filtered += filtered_here_[i];
@@ -409,6 +411,16 @@ void Pipeline::summary() {
     total.aggregated += o.aggregated;
     total.emitted += o.emitted;
     total.lost += o.lost;
+  }
+  return {std::move(counters), total};
+}
+
+void Pipeline::summary() {
+  const auto aggregated = [](const sensor::OperationCounts& o) { return o.aggregated > 0 ? fmt::format(" aggregated={}", o.aggregated) : std::string(); };
+  const auto [counters, total] = counts();
+  std::string lines;
+  for (unsigned i = 1; i < VG_OP_COUNT; ++i) {
+    const sensor::OperationCounts& o = counters.operations[i];
     if (o.seen > 0) {
       fmt::format_to(std::back_inserter(lines), "  {}: seen={} filtered={}{} emitted={} lost={}\n", event::operation_name(i), o.seen, o.filtered, aggregated(o),
                      o.emitted, o.lost);
@@ -489,17 +501,7 @@ util::Result<void> Pipeline::listen() {
 }
 
 std::string Pipeline::status() const {
-  const sensor::Counters counters = sensor_->counters();
-  sensor::OperationCounts total;
-  for (unsigned i = 1; i < VG_OP_COUNT; ++i) {
-    const sensor::OperationCounts& o = counters.operations[i];
-    const std::uint64_t here = std::min(o.emitted, filtered_here_[i]);
-    total.seen += o.seen;
-    total.filtered += o.filtered + here;
-    total.aggregated += o.aggregated;
-    total.emitted += o.emitted - here;
-    total.lost += o.lost;
-  }
+  const auto [counters, total] = counts();
   utsname kernel{};
   uname(&kernel);
   const double seconds = static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9;

@@ -87,7 +87,6 @@ constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3",
 
 // Room from the start, so that most changes of a policy fit.
 constexpr std::uint32_t kRulesAtLeast = 256;
-constexpr std::size_t kTablesAtLeast = 64u << 10;
 
 // Entries that are looked at, at most, to find protected files with several names.
 constexpr std::size_t kMaxLooked = 500'000;
@@ -268,7 +267,7 @@ util::Result<void> Enforcer::State::load(const policy::Enforcement& tables, cons
   capacity = std::max(std::bit_ceil(2 * tables.rules), kRulesAtLeast);
   knobs.rule_capacity = capacity;
   bpf_map__set_max_entries(skeleton->maps.rule_counts, 2 * capacity);
-  table_size = std::max(tables.tables.size(), kTablesAtLeast);
+  table_size = std::max(tables.tables.size(), policy::kTablesAtLeast);
   bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size));
   knobs.table_mask = static_cast<__u32>(table_size - 1);
   skeleton->data->policy_version = version;

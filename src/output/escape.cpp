@@ -151,6 +151,12 @@ void append_text(std::string_view bytes, std::string& out) {
   }
 }
 
+std::string printable(std::string_view bytes) {
+  std::string out;
+  append_text(bytes, out);
+  return out;
+}
+
 void append_hex(std::string_view bytes, std::string& out) {
   for (const char c : bytes) {
     const auto byte = static_cast<unsigned char>(c);

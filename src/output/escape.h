@@ -20,6 +20,9 @@ std::string json_list(const std::vector<std::string>& values);
 // Appends `bytes` for a terminal: what append_json would escape, and every byte that is not UTF-8, as \xNN; a backslash doubled.
 void append_text(std::string_view bytes, std::string& out);
 
+// The same, as a string of its own.
+std::string printable(std::string_view bytes);
+
 void append_hex(std::string_view bytes, std::string& out);
 
 // Joins arguments as a shell would have to be given them.

@@ -61,6 +61,9 @@ class TableImage {
   std::vector<std::byte> bytes_ = std::vector<std::byte>(sizeof(vg_tables));
 };
 
+// Room that tables are given at least where another policy may take their place without loading anything anew.
+inline constexpr std::size_t kTablesAtLeast = 64u << 10;
+
 // The value of the kernel side's map `tables` (bpf/abi/control.h): the automaton, and the operations that each match set asks for. A power of
 // two in size, at least a page.
 std::vector<std::byte> kernel_tables(const Automaton& automaton, std::span<const std::uint64_t> set_operations);

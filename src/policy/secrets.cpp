@@ -204,16 +204,4 @@ util::Result<Policy> with_secrets(Policy policy, const std::string& protected_fi
   return policy;
 }
 
-util::Result<Policy> load_with_secrets(const std::string& config, const std::string& protected_file) {
-  auto policy = load(config);
-  if (!policy) {
-    return policy;
-  }
-  auto secrets = read_secrets(protected_file);
-  if (!secrets) {
-    return util::pass_on(secrets.error());
-  }
-  return with_secrets(std::move(*policy), protected_file, *secrets);
-}
-
 }  // namespace vfsguard::policy

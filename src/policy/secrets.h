@@ -35,9 +35,7 @@ util::Result<void> check_secret(const Secret& secret);
 // "uid=0,exe=/usr/sbin/sshd,uid=1000".
 util::Result<std::vector<std::pair<std::string, std::vector<std::string>>>> parse_conditions(const std::string& text);
 
-// What the agent goes by: the policy file or directory, after the protected files (if there are any), whose rules take the place of those of the
-// same name.
-util::Result<Policy> load_with_secrets(const std::string& config, const std::string& protected_file);
+// What the agent goes by: the policy after the protected files, if there are any, whose rules take the place of those of the same name.
 util::Result<Policy> with_secrets(Policy policy, const std::string& protected_file, const std::vector<Secret>& secrets);
 
 }  // namespace vfsguard::policy

@@ -5,7 +5,6 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
-#include <linux/membarrier.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -244,6 +243,7 @@ struct Sensor::State {
   std::unique_ptr<vfsguard_bpf, SkeletonDeleter> skeleton;
   KprobeEvents kprobes;
   std::vector<Link> links;
+  std::optional<Grace> grace;
   std::unique_ptr<ring_buffer, RingDeleter> ring;
   std::unique_ptr<ring_buffer, RingDeleter> priority_ring;
   util::UniqueFd wait;                      // readable when one of the rings is
@@ -626,6 +626,11 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   if (const int code = vfsguard_bpf__load(state->skeleton.get()); code != 0) {
     return util::pass_on(load_error(code, options.hook));
   }
+  auto grace = Grace::open();
+  if (!grace) {
+    return util::pass_on(grace.error());
+  }
+  state->grace = std::move(*grace);
   if (auto filled = state->fill_maps(options.filter); !filled) {
     return util::pass_on(filled.error());
   }
@@ -707,10 +712,6 @@ std::uint64_t Sensor::operations() const { return state_->asked; }
 util::Result<void> Sensor::replace(const Filter& filter) {
   State& state = *state_;
   state.tables = policy::kernel_tables(filter.automaton, filter.set_operations);
-  auto grace = Grace::open();
-  if (!grace) {
-    return util::pass_on(grace.error());
-  }
   const std::uint32_t next = state.version + 1;
   if (auto filled = state.fill_tables(next); !filled) {
     return util::pass_on(filled.error());
@@ -718,7 +719,7 @@ util::Result<void> Sensor::replace(const Filter& filter) {
   std::atomic_ref(state.skeleton->data->policy_version).store(next);
   state.version = next;
   // The place of the old one is free when all that began by it is done.
-  return grace->wait();
+  return state.grace->wait();
 }
 
 std::uint32_t Sensor::version() const { return state_->version; }
@@ -746,12 +747,9 @@ util::Result<std::size_t> Sensor::consume(std::size_t limit) {
 
 int Sensor::wait_fd() const { return state_->wait.get(); }
 
-void Sensor::turn_aggregates() {
+util::Result<void> Sensor::turn_aggregates() {
   std::atomic_ref(state_->skeleton->bss->aggregate_epoch).fetch_add(1);
-  // After an RCU grace period no program runs that saw the old value: membarrier(2) is one.
-  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0) {
-    usleep(20'000);  // refused where CPUs run without ticks
-  }
+  return state_->grace->wait();  // then no program runs that saw the old value
 }
 
 util::Result<void> Sensor::take_aggregates(const std::function<void(const vg_aggregate&)>& each) {

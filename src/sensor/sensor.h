@@ -122,7 +122,7 @@ class Sensor {
 
   // Counting of what is alike (bpf/lib/aggregate.bpf.h). turn_aggregates() lets the kernel side begin a new table; once everything that is in
   // the rings was consumed, take_aggregates() hands out the old one's entries, and empties it.
-  void turn_aggregates();
+  util::Result<void> turn_aggregates();
   util::Result<void> take_aggregates(const std::function<void(const vg_aggregate&)>& each);
   // vg_event.aggregate & 1 of the table that is filled now.
   [[nodiscard]] std::uint64_t filled_table() const;
