@@ -75,10 +75,7 @@ int BPF_PROG(enforce_file_ioctl_compat, __u64 file, __u64 request)
 SEC("lsm/path_unlink")
 int BPF_PROG(enforce_path_unlink, __u64 dir, __u64 dentry)
 {
-	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
-
-	if (inode && FIELD(struct inode, inode, i_nlink) > 1)
-		forget_free();
+	forget_name(dentry);
 	return ask_child(DO(UNLINK), dir, dentry);
 }
 
@@ -222,7 +219,7 @@ int BPF_PROG(enforce_path_chroot, __u64 path)
 SEC("kprobe.multi")
 int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 {
-	__u64 operations = 0, dentry = 0, mnt = 0, file = 0, inode;
+	__u64 operations = 0, dentry = 0, mnt = 0, file = 0, path = 0;
 
 	switch ((__u32)bpf_get_attach_cookie(ctx)) {
 	case VG_AT_FILE_OPEN: /* file */
@@ -256,9 +253,7 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		operations = DO(TRUNCATE);
 		break;
 	case VG_AT_PATH_UNLINK: /* dir, dentry */
-		inode = (__u64)FIELD(struct dentry, b, d_inode);
-		if (inode && FIELD(struct inode, inode, i_nlink) > 1)
-			forget_free();
+		forget_name(b);
 		operations = DO(UNLINK);
 		dentry = b;
 		mnt = (__u64)FIELD(struct path, a, mnt);
@@ -293,18 +288,15 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		return 0;
 	case VG_AT_PATH_TRUNCATE: /* path */
 		operations = DO(TRUNCATE);
-		dentry = (__u64)FIELD(struct path, a, dentry);
-		mnt = (__u64)FIELD(struct path, a, mnt);
+		path = a;
 		break;
 	case VG_AT_PATH_CHMOD: /* path */
 		operations = DO(CHMOD);
-		dentry = (__u64)FIELD(struct path, a, dentry);
-		mnt = (__u64)FIELD(struct path, a, mnt);
+		path = a;
 		break;
 	case VG_AT_PATH_CHOWN: /* path */
 		operations = DO(CHOWN);
-		dentry = (__u64)FIELD(struct path, a, dentry);
-		mnt = (__u64)FIELD(struct path, a, mnt);
+		path = a;
 		break;
 	case VG_AT_INODE_SETATTR: /* idmap, dentry, attributes */
 		if (FIELD(struct iattr, c, ia_valid) & (ATTR_ATIME | ATTR_MTIME | ATTR_ATIME_SET | ATTR_MTIME_SET))
@@ -321,8 +313,7 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		break;
 	case VG_AT_SB_MOUNT: /* source, path */
 		operations = DO(MOUNT);
-		dentry = (__u64)FIELD(struct path, b, dentry);
-		mnt = (__u64)FIELD(struct path, b, mnt);
+		path = b;
 		break;
 	case VG_AT_MOVE_MOUNT: /* from, to */
 	case VG_AT_SB_PIVOTROOT: /* old root, new root */
@@ -337,9 +328,12 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		break;
 	case VG_AT_PATH_CHROOT: /* path */
 		operations = DO(CHROOT);
-		dentry = (__u64)FIELD(struct path, a, dentry);
-		mnt = (__u64)FIELD(struct path, a, mnt);
+		path = a;
 		break;
+	}
+	if (path) {
+		dentry = (__u64)FIELD(struct path, path, dentry);
+		mnt = (__u64)FIELD(struct path, path, mnt);
 	}
 	if (file)
 		ask_file(operations, file);

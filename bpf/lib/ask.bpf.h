@@ -32,8 +32,8 @@ static __always_inline int answer_with(struct deed *d, bool refuse)
 	return answer;
 }
 
-/* One object. */
-static __always_inline int ask(__u64 operations, __u64 dentry, __u64 mnt)
+/* Two objects, either of which the rules may be about; to: 0, one. */
+static __always_inline int ask_two(__u64 operations, __u64 from, __u64 from_mnt, __u64 to, __u64 to_mnt)
 {
 	struct deed *d;
 
@@ -42,9 +42,19 @@ static __always_inline int ask(__u64 operations, __u64 dentry, __u64 mnt)
 	d = claim_deed();
 	if (!d)
 		return -EACCES;
-	begin_deed(d, operations, dentry, mnt);
+	begin_deed(d, operations, from, from_mnt);
 	judge(d);
+	if (to) {
+		d->dentry = to;
+		d->mnt = to_mnt;
+		judge(d);
+	}
 	return answer_with(d, false);
+}
+
+static __always_inline int ask(__u64 operations, __u64 dentry, __u64 mnt)
+{
+	return ask_two(operations, dentry, mnt, 0, 0);
 }
 
 static __always_inline int ask_path(__u64 operations, __u64 path)
@@ -71,24 +81,6 @@ static __always_inline int ask_file(__u64 operations, __u64 file)
 	return alias ? ask(operations, alias - bpf_core_field_offset(struct dentry, d_u.d_alias), 0) : 0;
 }
 
-/* Two objects, either of which the rules may be about. */
-static __always_inline int ask_two(__u64 operations, __u64 from, __u64 from_mnt, __u64 to, __u64 to_mnt)
-{
-	struct deed *d;
-
-	if (!concerns(operations))
-		return 0;
-	d = claim_deed();
-	if (!d)
-		return -EACCES;
-	begin_deed(d, operations, from, from_mnt);
-	judge(d);
-	d->dentry = to;
-	d->mnt = to_mnt;
-	judge(d);
-	return answer_with(d, false);
-}
-
 /* The object keeps what protects it under its new name. */
 static __always_inline bool carry(const struct deed *d, __u64 dentry, __u32 set, __u32 to_set)
 {
@@ -109,6 +101,15 @@ static __always_inline bool carry(const struct deed *d, __u64 dentry, __u32 set,
 static __always_inline void forget_free(void)
 {
 	__sync_fetch_and_add(&generation, 1);
+}
+
+/* The same, of a file whose name is removed: only where it has others. */
+static __always_inline void forget_name(__u64 dentry)
+{
+	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
+
+	if (inode && FIELD(struct inode, inode, i_nlink) > 1)
+		forget_free();
 }
 
 /* Rename and link, which give an object another name: asked whatever operations the rules are about. */
