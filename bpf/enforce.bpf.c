@@ -552,10 +552,13 @@ int enforce_return(__u64 *ctx)
 	return 0;
 }
 
-/* Run by the agent: its own pid as the kernel counts. */
+/* Run by the agent: which process it is, as the kernel counts. */
 SEC("syscall")
 int who_enforces(void *ctx)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	agent_start = TASK(task, group_leader->start_boottime);
 	agent_tgid = bpf_get_current_pid_tgid() >> 32;
 	return 0;
 }

@@ -10,7 +10,9 @@
 
 static __always_inline bool is_agent(void)
 {
-	return (__u32)TASK(bpf_get_current_task_btf(), tgid) == agent_tgid;
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	return (__u32)TASK(task, tgid) == agent_tgid && TASK(task, group_leader->start_boottime) == agent_start;
 }
 
 static __always_inline bool concerns(__u64 operations)

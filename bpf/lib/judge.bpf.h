@@ -25,6 +25,7 @@ const volatile __u32 rule_capacity = 1;      /* room in rule_counts for the rule
 volatile __u64 decided_operations = 0; /* that some clause is about, of any policy that still decides */
 
 __u32 agent_tgid = 0;   /* locks itself out never */
+__u64 agent_start = 0;  /* of that process: another one may have its pid once it is gone, and what is pinned stays */
 __u32 generation = 1;   /* raised when homes, labels or the number of a file's names change: what was remembered is void */
 __u32 hook_canary = 0;  /* the agent's own opens, as the hooks see them */
 __u32 labels_given = 0; /* there are labels at all */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The commands that speak to the running agent: vfsguard protect, unprotect, protected, status, reload.
+// The commands that speak to the running agent: vfsguard protect, unprotect, protected, status, reload, release.
 #include <filesystem>
 #include <memory>
 
@@ -8,8 +8,11 @@
 
 #include "cli/commands.h"
 #include "control/server.h"
+#include "enforce/pins.h"
 #include "output/escape.h"
 #include "policy/secrets.h"
+#include "sensor/kprobe_events.h"
+#include "util/clock.h"
 
 namespace vfsguard::cli {
 
@@ -28,6 +31,7 @@ struct AgentText {
   std::uint32_t level = 1;
   std::string unless;
   std::string degraded = "refuse";
+  std::string pins = enforce::kPins;
 };
 
 // What stands there, or `otherwise`: an agent of another version may not say it.
@@ -250,6 +254,9 @@ util::Result<int> status(const AgentText& text) {
     if (word(enforcement, "mechanism") != "none") {
       fmt::print(": {} decisions, {} unreadable, {} without memory; {} KiB of tables", number(enforcement, "decisions"), number(enforcement, "unreadable"),
                  number(enforcement, "no_memory"), number(enforcement, "table_bytes") >> 10);
+      if (value_of(enforcement["persist"], false)) {
+        fmt::print("; stays when the agent ends");
+      }
     }
     fmt::print("\n");
     simdjson::dom::array notes;
@@ -281,6 +288,39 @@ util::Result<int> status(const AgentText& text) {
   return 0;
 }
 
+// The one command that is for when no agent runs.
+util::Result<int> release(const AgentText& text) {
+  auto pins = enforce::Pins::take(text.pins, false);
+  if (!pins && pins.error().exit_code == EX_TEMPFAIL) {
+    return util::fail(EX_TEMPFAIL,
+                      fmt::format("an agent runs by what stands in '{}'; take 'persist: true' out of its policy and reload, or stop it first", text.pins));
+  }
+  if (!pins) {
+    return util::pass_on(pins.error());
+  }
+  if (!*pins) {
+    fmt::print(stderr, "nothing stands in '{}'\n", text.pins);
+    return 0;
+  }
+  std::vector<std::string> notes;
+  const auto standing = (*pins)->standing(notes);
+  const enforce::Counts counts = standing ? standing->counts() : enforce::Counts{};
+  const std::size_t dropped = (*pins)->drop_all_but("");
+  sensor::KprobeEvents::remove_stale();
+  if (standing) {
+    for (const auto& [name, counts] : counts.rules) {
+      fmt::print("rule '{}': stopped {}\n", printable(name), counts.stopped);
+    }
+    fmt::print("released: {} rules, in force since {}, by {}; {} stopped in all\n", standing->description.rules.size(),
+               util::wall_time_text(standing->description.since_ns), standing->description.by, counts.stopped());
+  } else if (dropped > 0) {
+    fmt::print("released: {} sets of programs, of an agent that did not finish, or of another version\n", dropped);
+  } else {
+    fmt::print(stderr, "nothing stands in '{}'\n", text.pins);
+  }
+  return 0;
+}
+
 struct AgentCommand {
   const char* name;
   const char* what;
@@ -303,6 +343,8 @@ constexpr AgentCommand kCommands[] = {
     {"status", "What the running agent does: mechanisms, counters, rules", "Example:\n  vfsguard status --json", false, status},
     {"reload", "Have the running agent read its policy again", "Example:\n  vfsguard reload\nIf the policy cannot be put in force, the old one stays.", false,
      reload},
+    {"release", "Lift what an agent with 'persist: true' left in force",
+     "Example:\n  vfsguard release\nOnly when no agent runs: a running one lifts it by its policy.", false, release},
 };
 
 }  // namespace
@@ -320,6 +362,12 @@ std::vector<Registered> add_agent(CLI::App& root) {
       app->add_option("--degraded", text->degraded, "refuse (the default) or accept: also where this kernel cannot hold it exactly")
           ->check(CLI::IsMember({"refuse", "accept"}));
       app->add_option("--unless", text->unless, "Who may, instead of root: KEY=VALUE,... as in a policy's 'unless'")->type_name("WHO");
+    }
+    if (command.run == release) {
+      app->add_option("--pins", text->pins, fmt::format("Where it stands (default: {})", enforce::kPins))->type_name("DIR");
+      app->footer(command.examples);
+      all.push_back({app, [text] { return release(*text); }});
+      continue;
     }
     app->add_option("--control", text->control, fmt::format("The agent's socket (default: {})", control::kDefaultSocket))->type_name("PATH");
     app->add_flag("--json", text->json, "The agent's answer as it is, one JSON object");

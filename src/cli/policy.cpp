@@ -111,10 +111,11 @@ util::Result<int> test_live(const Loaded& loaded) {
   if (!tables) {
     return util::pass_on(tables.error());
   }
-  auto enforcer = enforce::Enforcer::try_out(loaded.policy, loaded.compiled, *tables, enforce::Mechanism::kAuto);
-  if (!enforcer) {
-    return util::pass_on(enforcer.error());
+  auto tried = enforce::Enforcer::try_out(loaded.policy, loaded.compiled, *tables, enforce::Mechanism::kAuto);
+  if (!tried) {
+    return util::pass_on(tried.error());
   }
+  const enforce::Enforcer* enforcer = tried->get();
   bool all = true;
   for (std::size_t r = 0; r < loaded.policy.rules.size(); ++r) {
     const policy::Rule& rule = loaded.policy.rules[r];
@@ -125,7 +126,7 @@ util::Result<int> test_live(const Loaded& loaded) {
                  state.why);
     }
   }
-  fmt::print("by {}, on this kernel\n", event::mechanism_name(enforcer->mechanism()));
+  fmt::print("by {}, on this kernel\n", mechanism_name(enforcer->mechanism()));
   for (const std::string& note : enforcer->notes()) {
     fmt::print(stderr, "note: {}\n", note);
   }

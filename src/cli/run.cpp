@@ -22,6 +22,7 @@ struct RunText {
   std::string protected_file = policy::kProtectedFile;
   std::string control;
   std::string control_group;
+  std::string pins = enforce::kPins;
 };
 
 enforce::Mechanism mechanism_of(const std::string& name) {
@@ -61,6 +62,8 @@ Registered add_run(CLI::App& root) {
   app->add_option("--control", text->control, fmt::format("Socket for status, reload and protect, or off (default: {})", control::kDefaultSocket))
       ->type_name("PATH");
   app->add_option("--control-group", text->control_group, "Group that may use that socket, beside root")->type_name("NAME");
+  app->add_option("--pins", text->pins, fmt::format("Directory of bpffs where a policy with 'persist: true' stands (default: {})", enforce::kPins))
+      ->type_name("DIR");
   add_common(*app, text->common);
   app->footer(
       "Examples:\n"
@@ -77,7 +80,7 @@ Registered add_run(CLI::App& root) {
               return util::pass_on(control.error());
             }
             options.control = std::move(*control);
-            auto governor = daemon::Governor::open({text->config, text->protected_file, text->enforce != "off", mechanism_of(text->enforce)});
+            auto governor = daemon::Governor::open({text->config, text->protected_file, text->enforce != "off", mechanism_of(text->enforce), text->pins});
             if (!governor && governor.error().code == ENOENT) {
               return util::pass_on({governor.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});
             }

@@ -128,7 +128,7 @@ std::string rules_of(Governor& governor) {
       const bool enforced = rule.enforce && governor.enforcer() != nullptr;
       const auto known = counts.rules.find(rule.name);
       out += fmt::format(",\"mode\":\"{}\",\"mechanism\":\"{}\",\"stopped\":{}", rule.enforce ? "enforce" : "observe",
-                         enforced ? event::mechanism_name(governor.enforcer()->mechanism()) : "none", known == counts.rules.end() ? 0 : known->second.stopped);
+                         enforced ? mechanism_name(governor.enforcer()->mechanism()) : "none", known == counts.rules.end() ? 0 : known->second.stopped);
       // Without an enforcer no rule is to be carried out.
       const enforce::RuleState state = told <= states.size() ? states[told - 1] : enforce::RuleState{enforce::RuleState::Kind::kObserved, {}};
       out += fmt::format(R"(,"state":"{}")", enforce::state_name(state.kind));
@@ -152,11 +152,11 @@ std::string status_of(const Agent& agent) {
   out += agent.status();
   if (const enforce::Enforcer* enforcer = governor.enforcer()) {
     const enforce::Counts counts = enforcer->counts();
-    out +=
-        fmt::format(R"("enforcement":{{"mechanism":"{}","version":{},"table_bytes":{},"decisions":{},"unreadable":{},"no_memory":{},"marks_without_room":{},)"
-                    R"("notes":{}}},)",
-                    event::mechanism_name(enforcer->mechanism()), enforcer->version(), enforcer->table_bytes(), counts.total.asked, counts.total.unreadable,
-                    counts.total.no_memory, counts.total.labels_full, json_list(enforcer->notes()));
+    out += fmt::format(
+        R"("enforcement":{{"mechanism":"{}","version":{},"persist":{},"table_bytes":{},"decisions":{},"unreadable":{},"no_memory":{},"marks_without_room":{},)"
+        R"("notes":{}}},)",
+        mechanism_name(enforcer->mechanism()), enforcer->version(), governor.persists(), enforcer->table_bytes(), counts.total.asked, counts.total.unreadable,
+        counts.total.no_memory, counts.total.labels_full, json_list(enforcer->notes()));
   } else {
     out += R"("enforcement":{"mechanism":"none"},)";
   }

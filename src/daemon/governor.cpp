@@ -7,7 +7,7 @@
 
 #include <fmt/format.h>
 
-#include "event/names.h"
+#include "sensor/grace.h"
 #include "util/clock.h"
 
 namespace vfsguard::daemon {
@@ -48,7 +48,9 @@ util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Polic
   }
   version->compiled = std::move(*compiled);
   if (enforcer_ || policy::enforces(version->policy)) {
-    const auto before = now_ ? std::optional(policy::Before{now_->policy, now_->tables}) : std::nullopt;
+    const auto before = now_        ? std::optional(policy::Before{now_->policy, now_->tables})
+                        : standing_ ? std::optional(policy::Before{standing_->policy, standing_->tables})
+                                    : std::nullopt;
     auto tables = policy::compile_enforcement(version->policy, before ? &*before : nullptr);
     if (!tables) {
       return util::pass_on(tables.error());
@@ -58,8 +60,35 @@ util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Polic
   return version;
 }
 
+// `make`: there must be such a directory. Whoever has it is the agent of what stands there.
+util::Result<void> Governor::take_pins(bool make) {
+  if (pins_) {
+    return {};
+  }
+  auto pins = enforce::Pins::take(source_.pins, make);
+  if (!pins) {
+    // Somebody else's, and this one needs none.
+    return make || pins.error().exit_code != EX_TEMPFAIL ? util::pass_on(pins.error()) : util::Result<void>{};
+  }
+  pins_ = std::move(*pins);
+  if (pins_) {
+    pins_->become_agent();
+  }
+  return {};
+}
+
 util::Result<Governor> Governor::open(PolicySource source) {
   Governor governor(std::move(source));
+  if (auto ok = governor.take_pins(false); !ok) {
+    return util::pass_on(ok.error());
+  }
+  if (governor.pins_) {
+    std::vector<std::string> notes;
+    governor.standing_ = governor.pins_->standing(notes);
+    for (const std::string& note : notes) {
+      fmt::print(stderr, "note: {}\n", note);
+    }
+  }
   auto secrets = policy::read_secrets(governor.source_.protected_file);
   if (!secrets) {
     return util::pass_on(secrets.error());
@@ -70,13 +99,19 @@ util::Result<Governor> Governor::open(PolicySource source) {
     return util::pass_on(policy.error());
   }
   const bool enforces = policy::enforces(*policy);
+  if (enforces && policy->persist) {
+    if (auto ok = governor.take_pins(true); !ok) {
+      return util::pass_on(ok.error());
+    }
+  }
   auto version = governor.compile(std::move(*policy));
   if (!version) {
     return util::pass_on(version.error());
   }
   if (enforces) {
     const Version& v = **version;
-    auto enforcer = enforce::Enforcer::open(v.policy, v.compiled, v.tables, governor.source_.mechanism);
+    const auto heritage = governor.standing_ ? std::optional(governor.standing_->heritage()) : std::nullopt;
+    auto enforcer = enforce::Enforcer::open(v.policy, v.compiled, v.tables, governor.source_.mechanism, heritage ? &*heritage : nullptr);
     if (!enforcer) {
       util::Error error = enforcer.error();
       if (error.exit_code == EX_UNAVAILABLE) {
@@ -85,7 +120,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
       return util::pass_on(error);
     }
     governor.enforcer_ = std::move(*enforcer);
-    fmt::print(stderr, "enforcing by {}: {} of {} rules, {} KiB of tables\n", event::mechanism_name(governor.enforcer_->mechanism()), v.tables.clauses,
+    fmt::print(stderr, "enforcing by {}: {} of {} rules, {} KiB of tables\n", mechanism_name(governor.enforcer_->mechanism()), v.tables.clauses,
                v.policy.rules.size(), v.tables.tables.size() >> 10);
   }
   governor.now_ = std::move(*version);
@@ -93,7 +128,52 @@ util::Result<Governor> Governor::open(PolicySource source) {
   return governor;
 }
 
-util::Result<void> Governor::attach() { return enforcer_ ? enforcer_->attach() : util::Result<void>{}; }
+util::Result<void> Governor::attach() {
+  if (enforcer_) {
+    if (auto attached = enforcer_->attach(); !attached) {
+      return attached;
+    }
+    if (standing_) {
+      // The newest is asked first, and none after it refused; what the one before had begun is over now.
+      if (auto grace = sensor::Grace::open(); grace) {
+        (void)grace->wait();
+      }
+      const enforce::Counts counts = standing_->counts();
+      enforcer_->take_over(counts);
+      fmt::print(stderr, "took over what stood in force since {}, by {}: {} stopped so far\n", util::wall_time_text(standing_->description.since_ns),
+                 standing_->description.by, counts.stopped());
+    }
+  }
+  auto settled = settle_pins(*now_);
+  if (standing_ && !enforcer_) {
+    fmt::print(stderr, "note: what {} left in force is lifted: this policy stops nothing\n", standing_->description.by);
+  }
+  standing_.reset();
+  return settled;
+}
+
+// What is in force now stands by itself, if its policy says so; what stood by itself before does no more.
+util::Result<void> Governor::settle_pins(const Version& version) {
+  if (!pins_) {
+    return {};
+  }
+  persists_ = enforcer_ && version.policy.persist && policy::enforces(version.policy);
+  if (!persists_) {
+    if (enforcer_) {
+      enforcer_->unpin();
+    }
+    pins_->drop_all_but("");
+    pins_.reset();
+    return {};
+  }
+  if (enforcer_->pinned().empty()) {
+    if (auto pinned = enforcer_->pin(pins_->next(), version.policy, version.tables); !pinned) {
+      return util::pass_on(std::move(pinned.error()).context("the policy is in force, and will not be when the agent ends"));
+    }
+  }
+  pins_->drop_all_but(enforcer_->pinned());
+  return {};
+}
 
 void Governor::direct(const Version& version, const enforce::Enforcer* enforcer, sensor::Filter& filter) const {
   filter.by_path = true;
@@ -103,12 +183,12 @@ void Governor::direct(const Version& version, const enforce::Enforcer* enforcer,
   if (enforcer != nullptr) {
     filter.decisions = enforcer->decisions();
     filter.worker_decisions = enforcer->worker_decisions();
-    filter.killing = enforcer->mechanism() != VG_MECHANISM_LSM;
+    filter.killing = enforcer->mechanism() != enforce::Mechanism::kLsm;
   }
 }
 
 void Governor::direct(sensor::Options& options) const {
-  direct(*now_, enforcer_ ? &*enforcer_ : nullptr, options.filter);
+  direct(*now_, enforcer_.get(), options.filter);
   options.tables_at_least = policy::kTablesAtLeast;
 }
 
@@ -161,15 +241,21 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   const bool enforces = policy::enforces(next->policy);
   const bool loads = enforces && (!enforcer_ || !enforcer_->fits(next->tables));
   sensor::Options options = recorder.options;
-  std::optional<enforce::Enforcer> enforcer;
+  std::unique_ptr<enforce::Enforcer> enforcer;
+  if (enforces && next->policy.persist) {
+    if (auto ok = take_pins(true); !ok) {
+      return ok;
+    }
+  }
   if (loads) {
-    auto opened = enforce::Enforcer::open(next->policy, next->compiled, next->tables, source_.mechanism, enforcer_ ? &*enforcer_ : nullptr);
+    const auto heritage = enforcer_ ? std::optional(enforcer_->heritage()) : std::nullopt;
+    auto opened = enforce::Enforcer::open(next->policy, next->compiled, next->tables, source_.mechanism, heritage ? &*heritage : nullptr);
     if (!opened) {
       return util::pass_on(opened.error());
     }
     enforcer = std::move(*opened);
   }
-  const enforce::Enforcer* const enforcing = enforcer ? &*enforcer : enforcer_ ? &*enforcer_ : nullptr;
+  const enforce::Enforcer* const enforcing = enforcer ? enforcer.get() : enforcer_.get();
   direct(*next, enforcing, options.filter);
   // What refuses must be attached before what records: the kernel calls the newest first, and none after one that refused.
   std::optional<sensor::Sensor> sensor;
@@ -217,9 +303,14 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   }
   if (enforcer) {
     if (enforcer_) {
-      enforcer->take_over(*enforcer_);
+      enforcer->take_over(enforcer_->counts());
     }
-    enforcer_ = std::move(enforcer);
+    std::swap(enforcer, enforcer_);
+  }
+  const auto stands = settle_pins(*next);
+  if (enforcer) {
+    enforcer->unpin();  // the one before: gone from the kernel with this
+    enforcer.reset();
   }
   settle(std::move(next));
   ++changes_;
@@ -230,7 +321,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   for (const std::string& note : enforcer_ ? enforcer_->notes() : std::vector<std::string>{}) {
     fmt::print(stderr, "note: {}\n", note);
   }
-  return {};
+  return stands;
 }
 
 util::Result<void> Governor::reload(const Recorder& recorder) {

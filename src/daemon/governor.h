@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "enforce/enforcer.h"
+#include "enforce/pins.h"
 #include "policy/enforcement.h"
 #include "policy/policy.h"
 #include "policy/secrets.h"
@@ -27,11 +28,12 @@ struct PolicySource {
   std::string protected_file;  // policy/secrets.h
   bool enforce = true;         // else rules that deny or kill are only recorded
   enforce::Mechanism mechanism = enforce::Mechanism::kAuto;
+  std::string pins = enforce::kPins;  // where enforcement stands that is to outlive the agent, of this one and of the one before
 };
 
 class Governor {
  public:
-  // Reads, compiles and loads; attaches nothing yet.
+  // Reads, compiles and loads; attaches nothing yet. What an earlier agent left in force stays so until attach() has put this one's in its place.
   static util::Result<Governor> open(PolicySource source);
 
   // From here on it is enforced.
@@ -57,7 +59,9 @@ class Governor {
 
   [[nodiscard]] const policy::Policy& policy() const { return now_->policy; }
   [[nodiscard]] std::uint64_t changes() const { return changes_; }
-  [[nodiscard]] enforce::Enforcer* enforcer() { return enforcer_ ? &*enforcer_ : nullptr; }
+  [[nodiscard]] enforce::Enforcer* enforcer() { return enforcer_.get(); }
+  // What it stops stays stopped when the agent ends.
+  [[nodiscard]] bool persists() const { return persists_; }
   [[nodiscard]] const PolicySource& source() const { return source_; }
 
  private:
@@ -68,6 +72,8 @@ class Governor {
   };
 
   explicit Governor(PolicySource source) : source_(std::move(source)) {}
+  util::Result<void> take_pins(bool make);
+  util::Result<void> settle_pins(const Version& version);
   util::Result<std::shared_ptr<Version>> compile(policy::Policy policy) const;
   util::Result<void> put_in_force(std::shared_ptr<Version> next, const Recorder& recorder);
   util::Result<policy::Policy> read(const std::vector<policy::Secret>& secrets) const;
@@ -79,7 +85,10 @@ class Governor {
   PolicySource source_;
   std::vector<policy::Secret> secrets_;
   std::shared_ptr<Version> now_;
-  std::optional<enforce::Enforcer> enforcer_;
+  std::optional<enforce::Pins> pins_;
+  std::unique_ptr<enforce::Standing> standing_;  // what an earlier agent left, until attach()
+  std::unique_ptr<enforce::Enforcer> enforcer_;
+  bool persists_ = false;
   std::uint64_t changes_ = 0;
   std::uint32_t recorded_by_ = VG_FIRST_VERSION;  // the sensor's version whose match sets are those of now_
   struct Past {

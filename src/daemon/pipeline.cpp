@@ -455,6 +455,9 @@ void Pipeline::summary() {
     }
     fmt::print(stderr, "  decisions: {}, of which {} about what no rule names; unreadable {}, refused for want of memory {}, marks without room {}\n",
                counts.total.asked, counts.total.known, counts.total.unreadable, counts.total.no_memory, counts.total.labels_full);
+    if (options_.governor->persists()) {
+      fmt::print(stderr, "  what it stops stays stopped (persist: true), until the next agent or vfsguard release\n");
+    }
   }
   if (counters.probe_misses + counters.program_misses > 0) {
     fmt::print(stderr, "  probes missed: {}, programs skipped by the kernel: {}\n", counters.probe_misses, counters.program_misses);

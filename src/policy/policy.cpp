@@ -117,7 +117,7 @@ class Reader {
   util::Result<Policy> read(const YAML::Node& root) {
     Policy policy;
     policy.file = file_;
-    static constexpr std::array<std::string_view, 5> kKeys{"version", "mode", "include", "secrets", "rules"};
+    static constexpr std::array<std::string_view, 6> kKeys{"version", "mode", "persist", "include", "secrets", "rules"};
     if (auto ok = only_keys(root, "a policy", kKeys); !ok) {
       return util::pass_on(ok.error());
     }
@@ -130,6 +130,12 @@ class Reader {
     }
     if (auto ok = read_mode(root, enforce_); !ok) {
       return util::pass_on(ok.error());
+    }
+    if (const YAML::Node persist = root["persist"]) {
+      if (!persist.IsScalar() || (persist.Scalar() != "true" && persist.Scalar() != "false")) {
+        return at(persist, "'persist' is true or false");
+      }
+      policy.persist = persist.Scalar() == "true";
     }
     if (const YAML::Node include = root["include"]) {
       for (const YAML::Node& file : items(include)) {
@@ -582,6 +588,7 @@ util::Result<void> append(Policy& policy, Policy more) {
     }
     policy.rules.push_back(std::move(rule));
   }
+  policy.persist = policy.persist || more.persist;
   return {};
 }
 

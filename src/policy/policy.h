@@ -73,6 +73,7 @@ struct Rule {
 
 struct Policy {
   std::string file;
+  bool persist = false;  // what it stops is stopped after the agent's end, too
   std::vector<Rule> rules;
 };
 

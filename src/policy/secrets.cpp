@@ -69,7 +69,7 @@ util::Result<std::vector<Secret>> read_secrets(const std::string& file) {
   }
   try {
     const YAML::Node root = YAML::LoadFile(file);
-    if (root["rules"] || root["include"] || root["mode"]) {
+    if (root["rules"] || root["include"] || root["mode"] || root["persist"]) {
       return util::fail(EX_CONFIG,
                         fmt::format("{}:1:1: this file is for 'secrets' alone, as vfsguard protect writes them; other rules belong into the policy", file));
     }

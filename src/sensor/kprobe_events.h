@@ -32,6 +32,10 @@ class KprobeEvents {
   // Misses of all probes of this object so far.
   [[nodiscard]] std::uint64_t misses() const;
   void clear();
+  // They stay: links to them are pinned.
+  void forget() { names_.clear(); }
+  // Removes probes of agents that no longer run; the first add does, and probes that are still held stay.
+  static void remove_stale();
 
   // False only where the kernel surely lacks them: the perf event source is there exactly when kprobe events are built in.
   static bool built_in();
@@ -39,8 +43,6 @@ class KprobeEvents {
   static util::Result<std::string> tracefs();
 
  private:
-  // Removes probes of agents that no longer run; the first add does.
-  static void remove_stale();
   std::vector<std::string> names_;
 };
 

@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include <cstdint>
+#include <string>
 
 namespace vfsguard::util {
 
@@ -11,6 +12,15 @@ inline std::uint64_t clock_ns(clockid_t clock) {
   timespec now{};
   clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+// For a person: local time, to the second.
+inline std::string wall_time_text(std::uint64_t realtime_ns) {
+  const auto seconds = static_cast<std::time_t>(realtime_ns / 1'000'000'000u);
+  std::tm parts{};
+  char text[32]{};
+  localtime_r(&seconds, &parts);
+  return std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &parts) > 0 ? text : "?";
 }
 
 // Turns the kernel side's CLOCK_BOOTTIME into wall-clock time. The difference moves when the clock is set, so it is measured anew

@@ -1401,6 +1401,164 @@ def test_control_socket_is_guarded(d):
     t.stop()
 
 
+# --- what outlives the agent ----------------------------------------------------------------------------------------------------
+
+KNOCKS = """
+import os, signal, sys
+os.setresgid(1234, 1234, 1234); os.setresuid(1234, 1234, 1234)
+tried = through = 0
+over = []
+signal.signal(signal.SIGTERM, lambda *_: over.append(1))
+print("knocking", flush=True)
+while not over:
+    tried += 1
+    try:
+        os.close(os.open(sys.argv[1], os.O_RDONLY))
+        through += 1
+    except PermissionError:
+        pass
+print(tried, through, flush=True)
+"""
+
+
+def persisting(d, rules, *words, persist="true", ready=True):
+    os.chmod(d, 0o755)
+    with open(f"{d}/policy.yaml", "w") as f:
+        f.write(f"version: 1\npersist: {persist}\nrules:\n" + rules)
+    pins = [] if "--pins" in words else ["--pins", f"{d}/bpf/vg"]
+    t = Trace(["run", "--format", "json", "--config", f"{d}/policy.yaml", "--control", f"{d}/control/socket", "--protected", f"{d}/control/protected.yaml",
+               *pins, *words])
+    return t.require_ready() if ready else t
+
+
+def release(d, code=0):
+    out = run_as([ARGS.vfsguard, "release", "--pins", f"{d}/bpf/vg"])
+    check(out.returncode == code, f"release: exit {out.returncode}: {out.stderr.decode()}{out.stdout.decode()}")
+    return (out.stdout + out.stderr).decode()
+
+
+def soon(condition, why):
+    """What goes with its last holder is gone within moments."""
+    for _ in range(100):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise Failure(why)
+
+
+def with_bpffs(test):
+    def wrapped(d):
+        os.mkdir(f"{d}/bpf")
+        subprocess.run(["mount", "-t", "bpf", "bpf", f"{d}/bpf"], check=True)
+        try:
+            test(d)
+        finally:
+            run_as([ARGS.vfsguard, "release", "--pins", f"{d}/bpf/vg"])
+            subprocess.run(["umount", "-l", f"{d}/bpf"])
+    wrapped.__name__, wrapped.__doc__ = test.__name__, test.__doc__
+    return wrapped
+
+
+@with_bpffs
+def test_persist(d):
+    """Killed, and started again, under attempts all the time: none gets through; marks and counts go on; by a policy that does not persist it ends with its agent."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    # Emulated CPUs trip over code that another one patches while they run it, as attaching programs does to the path of an open.
+    os.sched_setaffinity(0, {0})
+    try:
+        persist_under_attempts(d)
+    finally:
+        os.sched_setaffinity(0, range(os.cpu_count()))
+
+
+def persist_under_attempts(d):
+    nothing = attached()
+    looks = 0
+
+    def refused_to(name):
+        nonlocal looks
+        looks += 1
+        return cat(f"{d}/{name}").returncode == 1
+    touch(f"{d}/secret", 0o644)
+    touch(f"{d}/moved", 0o644)
+    rule = "  - {{ name: {}, paths: [{}], operations: [open, unlink], unless: {{ uid: 0 }}, action: deny }}\n".format
+    keys = rule("keys", f"{d}/secret, {d}/moved, {d}/later")
+    t = persisting(d, keys, "--hook", HOOK)
+    second = persisting(d, keys, ready=False)
+    check(second.wait().code == 75 and "another agent has the persistent enforcement" in second.summary, second.summary)
+    check("an agent runs" in release(d, 75), "released under a running agent")
+    check(json.loads(tell(d, "status", "--json"))["enforcement"]["persist"] is True and "stays when the agent ends" in tell(d, "status"), "status")
+    knocks = subprocess.Popen([sys.executable, "-c", KNOCKS, f"{d}/secret"], stdout=subprocess.PIPE)
+    knocks.stdout.readline()
+    for round in range(3):
+        tell(d, "reload")
+        t.process.send_signal(signal.SIGKILL)
+        t.process.wait()
+        time.sleep(0.2)
+        if round == 0:
+            os.rename(f"{d}/moved", f"{d}/elsewhere")  # while nobody is there
+        check(refused_to("secret") and refused_to("elsewhere"), "read while no agent runs")
+        t = persisting(d, keys + rule(f"more{round}", f"{d}/{'x' * (round + 1)}"), "--hook", HOOK)
+        check(re.search(r"took over what stood in force since .* by vfsguard .*: [1-9]\d* stopped so far", t.said.decode()), t.said.decode())
+        check(refused_to("elsewhere") and cat(f"{d}/secret", 0).returncode == 0, "after it was taken over")
+    # A policy that is broken leaves it as it is, and so does an end in good order.
+    t.stop()
+    check("what it stops stays stopped" in t.summary, t.summary)
+    broken = persisting(d, "  - { name: x, pathz: [/x], action: deny }\n", ready=False)
+    check(broken.wait().code == 78 and ":4:" in broken.summary and refused_to("secret"), broken.summary)
+    # More of everything: programs for other operations, larger tables. Then without persisting.
+    many = "".join(rule(f"r{i}", f"{d}/many/{i}/**") for i in range(300))
+    t = persisting(d, keys.replace("unlink", "unlink, rename, chmod") + many, "--hook", HOOK)
+    check(refused_to("elsewhere"), "the mark of a moved file")
+    before = json.loads(tell(d, "status", "--json"))
+    stopped = {r["name"]: r.get("stopped") for r in before["rules"]}["keys"]
+    knocks.send_signal(signal.SIGTERM)
+    tried, through = map(int, knocks.stdout.readline().split())
+    knocks.wait()
+    check(through == 0 and tried > 100, f"{through} of {tried} attempts got through")
+    with open(f"{d}/policy.yaml", "w") as f:
+        f.write("version: 1\nrules:\n" + keys)
+    tell(d, "reload")
+    check(not os.path.exists(f"{d}/bpf/vg") and refused_to("elsewhere"), "after persisting was taken back")
+    t.stop()
+    total = int(re.search(r"rule 'keys': stopped (\d+)", t.summary).group(1))
+    check(total == tried + looks and total >= stopped, f"{tried} tried and {looks} more, {total} counted, {stopped} at the last status")
+    soon(lambda: cat(f"{d}/secret").returncode == 0 and attached() == nothing, "something is still in the kernel")
+
+
+@with_bpffs
+def once_test_persist_by_what_there_is(d):
+    """By whatever enforces here: it stands without an agent, the next one may do what the policy forbids others, and release lifts it."""
+    for name in ("secret", "moved"):
+        touch(f"{d}/{name}", 0o644)
+    rules = f"  - {{ name: keys, paths: [{d}/secret, {d}/moved], operations: open, unless: {{ uid: 0 }}, action: deny, degraded: accept }}\n"
+    rules += f"  - {{ name: own, paths: [{d}/policy.yaml], operations: [open, read], unless: {{ exe: {os.path.realpath(sys.executable)} }}, action: deny, degraded: accept }}\n"
+    t = persisting(d, rules)
+    check(cat(f"{d}/secret").returncode != 0, "read")
+    t.process.send_signal(signal.SIGKILL)
+    t.process.wait()
+    check(cat(f"{d}/secret").returncode != 0 and cat(f"{d}/policy.yaml", 0).returncode != 0, "read while no agent runs")
+    t = Trace(["run", "--format", "json", "--config", f"{d}/policy.yaml", "--pins", f"{d}/bpf/vg", "--control", "off"]).require_ready()
+    check("took over" in t.said.decode() and cat(f"{d}/secret").returncode != 0 and cat(f"{d}/secret", 0).returncode == 0, t.said.decode())
+    t.stop()
+    check(cat(f"{d}/secret").returncode != 0, "read after its end")
+    said = release(d)
+    check("rule 'keys': stopped 4" in said and "released: 2 rules" in said, said)
+    soon(lambda: cat(f"{d}/secret").returncode == 0, "it is refused although it was released")
+    check("nothing stands" in release(d), "released twice")
+    # An agent that enforces nothing lifts what stood.
+    persisting(d, rules).stop()
+    with open(f"{d}/policy.yaml", "w") as f:
+        f.write(f"version: 1\nrules: [{{ name: a, paths: [{d}/a] }}]\n")
+    t = Trace(["run", "--format", "json", "--config", f"{d}/policy.yaml", "--pins", f"{d}/bpf/vg", "--control", "off"]).require_ready()
+    check("is lifted" in t.said.decode(), t.said.decode())
+    soon(lambda: cat(f"{d}/secret").returncode == 0, "it is refused although it was lifted")
+    t.stop()
+    missing = persisting(d, rules, "--pins", f"{d}/nobpf/vg", ready=False).wait()
+    check(missing.code == 69 and "mount -t bpf" in missing.summary, missing.summary)
+
+
 def stat_mode(path):
     return os.stat(path).st_mode & 0o7777
 
@@ -1789,7 +1947,7 @@ def main():
     # that another guest's run has shown not even there. Of tracepoints the host shows the most.
     alike = ("test_executables", "test_filter", "test_random", "test_boottime", "test_own", "test_idle", "test_shipped", "test_ends", "test_full_disk",
              "test_control", "test_reload_changes")
-    once = alike + ("test_account_is_exact_without", "test_aggregation", "test_fork_bomb", "test_short_lived", "test_no_event_waits", "test_run", "test_who_reads", "test_enforcement", "test_protect", "test_reload")
+    once = alike + ("test_account_is_exact_without", "test_aggregation", "test_fork_bomb", "test_short_lived", "test_no_event_waits", "test_run", "test_who_reads", "test_enforcement", "test_protect", "test_reload", "test_persist")
     by_tracepoint = ("test_account_is_exact_when", "test_ledger", "test_sessions_add_up", "test_files_open", "test_nothing_stays")
 
     def runs(name, hook):

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "enforce/bpf_enforcer.h"
+
+#include <bpf/bpf.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+
+#include <fmt/format.h>
+
+#include "enforce.skel.h"
+#include "enforce/pins.h"
+#include "event/names.h"
+#include "policy/trial.h"
+#include "util/clock.h"
+#include "version.h"
+
+namespace vfsguard::enforce {
+
+namespace {
+
+// Room from the start, so that most changes of a policy fit.
+constexpr std::uint32_t kRulesAtLeast = 256;
+
+}  // namespace
+
+void BpfEnforcer::SkeletonDeleter::operator()(enforce_bpf* skeleton) const { enforce_bpf__destroy(skeleton); }
+
+BpfEnforcer::~BpfEnforcer() {
+  if (pinned_.empty()) {
+    return;
+  }
+  // libbpf would disable the kprobes of links that it closes.
+  for (const sensor::Link& link : links_) {
+    bpf_link__disconnect(link.get());
+  }
+  probes_.forget();
+}
+
+std::string BpfEnforcer::weakness() const {
+  if (mechanism_ == Mechanism::kOverride) {
+    return "override refuses by the name that the caller gives, and by descriptors; who comes by another name is killed, and what such a call changed stays "
+           "changed";
+  }
+  return at_return_ ? "signal kills at the call's return, by what it opened, executed, read, wrote or mapped; requests of io_uring are not seen"
+                    : "signal kills at the object; a call that changes something has changed it";
+}
+
+// What of the kernel's hooks there is, for this mechanism.
+void BpfEnforcer::choose(const sensor::KernelFacts& facts) {
+  fprobe_ = facts.fprobe;
+  at_return_ = mechanism_ == Mechanism::kSignal && !sensor::kprobes_usable(facts);
+  if (at_return_) {
+    missing_ = kAll & ~kAtReturn;
+    return;
+  }
+  const std::string prefix = mechanism_ == Mechanism::kLsm ? "bpf_lsm_" : "security_";
+  for (const EnforcedHook& hook : enforced_hooks()) {
+    if (facts.has(prefix + hook.name)) {
+      hooks_.push_back(&hook);
+    } else if (!came_later(hook)) {
+      missing_ |= hook.operations;
+    }
+  }
+}
+
+void BpfEnforcer::choose_programs(const sensor::KernelFacts& facts) {
+  const auto& p = skeleton_->progs;
+  for (const EnforcedHook* hook : hooks_) {
+    if (!is_needed(*hook, operations_)) {
+      continue;
+    }
+    loaded_.insert(hook);
+    if (mechanism_ == Mechanism::kLsm) {
+      programs_.push_back(bpf_object__find_program_by_name(skeleton_->obj, (std::string("enforce_") + hook->name).c_str()));
+    } else {
+      objects_.push_back({std::string("security_") + hook->name, hook->where});
+    }
+  }
+  if (mechanism_ == Mechanism::kOverride) {
+    calls_ = sensor::call_probes(with_opens(operations_) & kByCall, [&](const std::string& name) { return facts.has(name); });
+    programs_.push_back(p.enforce_call);
+  }
+  if (at_return_) {
+    programs_.push_back(p.enforce_return);
+  } else if (mechanism_ != Mechanism::kLsm) {
+    programs_.push_back(p.enforce_at);
+  }
+  for (bpf_program* program : programs_) {
+    bpf_program__set_autoload(program, true);
+    sensor::fit_to_kprobes(program, fprobe_);
+  }
+}
+
+util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const Heritage* before) {
+  skeleton_.reset(enforce_bpf__open());
+  if (!skeleton_) {
+    return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
+  }
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, skeleton_->obj) { bpf_program__set_autoload(program, false); }
+  operations_ = tables.operations;
+  choose_programs(facts);
+  for (bpf_program* tool : {skeleton_->progs.who_enforces, skeleton_->progs.look, skeleton_->progs.give_mark, skeleton_->progs.try_rule}) {
+    bpf_program__set_autoload(tool, true);
+  }
+  auto& knobs = *skeleton_->rodata;
+  knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
+  knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
+  knobs.mechanism = mechanism_ == Mechanism::kLsm ? VG_MECHANISM_LSM : VG_MECHANISM_SIGNAL;  // at the object
+  struct stat mounts{};
+  knobs.our_mnt_ns = stat("/proc/self/ns/mnt", &mounts) == 0 ? static_cast<__u32>(mounts.st_ino) : 0;
+  const auto cpus = static_cast<__u32>(std::max(libbpf_num_possible_cpus(), 1));
+  const __u32 at_once = std::bit_ceil(std::max(cpus * 4, 64u));
+  knobs.deed_mask = at_once - 1;
+  bpf_map__set_max_entries(skeleton_->maps.deeds, at_once);
+  capacity_ = std::max(std::bit_ceil(2 * tables.rules), kRulesAtLeast);
+  knobs.rule_capacity = capacity_;
+  bpf_map__set_max_entries(skeleton_->maps.rule_counts, 2 * capacity_);
+  table_size_ = std::max(tables.tables.size(), policy::kTablesAtLeast);
+  bpf_map__set_value_size(skeleton_->maps.tables, static_cast<__u32>(table_size_));
+  knobs.table_mask = static_cast<__u32>(table_size_ - 1);
+  skeleton_->data->policy_version = version_;
+  skeleton_->bss->decided_operations = tables.operations;
+  if (before != nullptr && before->labels >= 0) {
+    // What is marked stays so, and what either of them refuses is told as it was.
+    bpf_map__reuse_fd(skeleton_->maps.labels, before->labels);
+    bpf_map__reuse_fd(skeleton_->maps.decisions, before->decisions);
+    bpf_map__reuse_fd(skeleton_->maps.worker_decisions, before->worker_decisions);
+    vg_label any{};
+    skeleton_->bss->labels_given = bpf_map_get_next_key(before->labels, nullptr, &any) == 0 ? 1 : 0;
+  }
+  if (const int code = enforce_bpf__load(skeleton_.get()); code != 0) {
+    return util::fail(EX_UNAVAILABLE, fmt::format("cannot load the programs of enforcement: {} ({})", util::errno_text(-code), sensor::why()));
+  }
+  if (auto filled = fill(tables, version_); !filled) {
+    return filled;
+  }
+  LIBBPF_OPTS(bpf_test_run_opts, run);
+  if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.who_enforces), &run) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
+  }
+  return {};
+}
+
+util::Result<void> BpfEnforcer::fill(const policy::Enforcement& tables, std::uint32_t of_version) {
+  const __u32 place = of_version & 1;
+  std::vector<std::byte> image = tables.tables;
+  image.resize(table_size_);
+  if (bpf_map__update_elem(skeleton_->maps.tables, &place, sizeof place, image.data(), image.size(), BPF_ANY) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot fill the tables of enforcement");
+  }
+  return {};
+}
+
+// Each rule tried on this kernel, by the tables as they lie there.
+util::Result<std::vector<RuleState>> BpfEnforcer::prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
+                                                            std::uint32_t of_version) const {
+  std::vector<RuleState> found(policy.rules.size());
+  std::vector<std::uint32_t> untried;
+  const auto trials = policy::make_trials(policy, compiled, kAll & ~kEnds, untried);
+  for (const std::uint32_t rule : untried) {
+    found[rule] = {RuleState::Kind::kUntried, "nothing could be made up that it is about; does 'unless' leave nobody of 'only'?"};
+  }
+  const policy::Automaton& automaton = tables.automaton;
+  for (const policy::Trial& trial : trials) {
+    const policy::Rule& rule = policy.rules[trial.rule];
+    const event::Process& process = *trial.operation.process;
+    vg_try context{};
+    context.path = reinterpret_cast<std::uintptr_t>(trial.operation.path->c_str());
+    context.operations = event::operation_bit(trial.operation.raw.operation);
+    context.version = of_version;
+    context.uid = trial.operation.raw.uid;
+    context.gid = trial.operation.raw.gid;
+    context.exe = process.exe ? automaton.match(automaton.head.exe_start, *process.exe) : 0;
+    context.comm = automaton.match(automaton.head.comm_start, trial.name);
+    context.cgroup = process.cgroup ? automaton.match(automaton.head.cgroup_start, *process.cgroup) : 0;
+    context.ancestor = process.ancestors.empty() ? 0 : automaton.match(automaton.head.exe_start, *process.ancestors.front().exe);
+    LIBBPF_OPTS(bpf_test_run_opts, run);
+    run.ctx_in = &context;
+    run.ctx_size_in = sizeof context;
+    if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.try_rule), &run) != 0 || run.retval != 0) {
+      return util::fail_errno(EX_OSERR, fmt::format("cannot try rule '{}' in the kernel", rule.name));
+    }
+    const std::uint32_t wanted = trial.decides.value_or(~0u);
+    const bool same = context.rule == wanted && (wanted == ~0u || (context.enforce != 0) == policy.rules[wanted].enforce);
+    if (!same) {
+      const auto name = [&](std::uint32_t place) {
+        return place < policy.rules.size() ? fmt::format("rule '{}'", policy.rules[place].name) : std::string("no rule");
+      };
+      return util::fail(
+          EX_SOFTWARE,
+          fmt::format("{}:{}: rule '{}' was tried with {} of {}, which {} is to decide; the kernel's tables say {}. That is a defect of vfsguard", rule.file,
+                      rule.line, rule.name, event::operation_name(trial.operation.raw.operation), *trial.operation.path, name(wanted), name(context.rule)));
+    }
+    if (wanted == trial.rule) {
+      found[trial.rule] = state_of(rule);
+    } else {
+      found[trial.rule] = {RuleState::Kind::kCovered, fmt::format("rule '{}' decides {} of {}", wanted == ~0u ? "" : policy.rules[wanted].name,
+                                                                  event::operation_name(trial.operation.raw.operation), *trial.operation.path)};
+    }
+  }
+  return found;
+}
+
+void BpfEnforcer::remember(const policy::Policy& policy, const policy::Enforcement& tables) {
+  names_.clear();
+  globs_.clear();
+  for (const policy::Rule& rule : policy.rules) {
+    names_.push_back(rule.name);
+    if (rule.decides() && rule.enforce) {
+      for (const policy::Glob& glob : rule.paths) {
+        globs_.insert(glob.text);
+      }
+    }
+  }
+  translation_ = tables.translation;
+}
+
+util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, const Opening& opening) {
+  auto enforcer = std::unique_ptr<BpfEnforcer>(new BpfEnforcer(mechanism));
+  BpfEnforcer& e = *enforcer;
+  e.choose(opening.facts);
+  if (auto ok = e.check(opening.policy); !ok) {
+    return util::pass_on(ok.error());
+  }
+  auto grace = sensor::Grace::open();
+  if (!grace) {
+    return util::pass_on(grace.error());
+  }
+  e.grace_ = std::move(*grace);
+  if (opening.before != nullptr) {
+    e.version_ = opening.before->version + 1;
+    e.globs_ = opening.before->globs;
+  }
+  if (auto ok = e.load(opening.tables, opening.facts, opening.before); !ok) {
+    return util::pass_on(ok.error());
+  }
+  auto states = e.prove(opening.policy, opening.compiled, opening.tables, e.version_);
+  if (!states) {
+    return util::pass_on(states.error());
+  }
+  e.states_ = std::move(*states);
+  if (opening.attachable) {
+    e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+    e.find_homes();
+    if (opening.before != nullptr && opening.before->labels >= 0) {
+      e.carry_marks(opening.tables, opening.before->translation, opening.before->version);
+    }
+    e.find_names(opening.policy, opening.tables, e.version_);
+  }
+  e.remember(opening.policy, opening.tables);
+  return enforcer;
+}
+
+util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) {
+  auto notes = std::move(notes_);
+  if (auto ok = check(policy); !ok) {
+    notes_ = std::move(notes);
+    return util::pass_on(ok.error());
+  }
+  const std::uint32_t next = version_ + 1;
+  if (auto ok = fill(tables, next); !ok) {
+    return util::pass_on(ok.error());
+  }
+  auto states = prove(policy, compiled, tables, next);
+  if (!states) {
+    return util::pass_on(states.error());
+  }
+  // There before it is in force, so that whoever goes on from here always finds the one that decides.
+  if (!pinned_.empty()) {
+    if (auto ok = describe(policy, tables, next); !ok) {
+      return util::pass_on(ok.error());
+    }
+  }
+  const std::uint32_t place = (next & 1) * capacity_;
+  for (std::uint32_t i = 0; i < capacity_; ++i) {
+    const __u32 index = place + i;
+    const vg_rule_counts none{};
+    bpf_map__update_elem(skeleton_->maps.rule_counts, &index, sizeof index, &none, sizeof none, BPF_ANY);
+  }
+  carry_marks(tables, translation_, version_);
+  find_names(policy, tables, next);
+  std::atomic_ref decided(skeleton_->bss->decided_operations);
+  decided.store(decided.load() | tables.operations);
+  std::atomic_ref(skeleton_->data->policy_version).store(next);
+  // From here on it is in force. What was begun before goes on by the old one, whose place is free again only then.
+  auto waited = grace_->wait();
+  decided.store(tables.operations);
+  for (const auto& [name, counts] : rule_counts(version_)) {
+    before_.add(name, counts);
+  }
+  version_ = next;
+  states_ = std::move(*states);
+  remember(policy, tables);
+  if (!pinned_.empty()) {
+    (void)unlink(fmt::format("{}/{}{}", pinned_, kAbout, version_ - 1).c_str());
+    (void)describe(policy, tables, version_);  // the counts of the one before are among those of earlier versions now
+  }
+  return waited;
+}
+
+bool BpfEnforcer::fits(const policy::Enforcement& tables) const {
+  const bool hooked =
+      std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });
+  const bool probed = mechanism_ == Mechanism::kLsm || (tables.operations & ~operations_) == 0;
+  return hooked && probed && tables.tables.size() <= table_size_ && tables.rules <= capacity_;
+}
+
+// Only functions that the kernel lists for error injection can be answered for, and one that is not refuses all that come with it. A call that this
+// kernel does not have is among them, as a weak function that answers ENOSYS; what else is left out, the programs at the object still stop.
+util::Result<std::size_t> BpfEnforcer::attach_calls(std::span<const sensor::Probe> some) {
+  if (some.empty()) {
+    return 0;
+  }
+  const std::size_t held = links_.size();
+  auto done = sensor::attach_probes(skeleton_->progs.enforce_call, {some.begin(), some.end()}, false, fprobe_, probes_, links_);
+  if (done) {
+    return some.size();
+  }
+  links_.resize(held);
+  if (done.error().code != EINVAL) {
+    return util::pass_on(done.error());
+  }
+  if (some.size() == 1) {
+    return 0;
+  }
+  auto first = attach_calls(some.first(some.size() / 2));
+  auto second = first ? attach_calls(some.subspan(some.size() / 2)) : first;
+  return second ? util::Result<std::size_t>(*first + *second) : second;
+}
+
+util::Result<void> BpfEnforcer::attach() {
+  const auto& progs = skeleton_->progs;
+  for (bpf_program* program : programs_) {
+    if (program == progs.enforce_at || program == progs.enforce_call) {
+      auto done = util::Result<void>();
+      if (program == progs.enforce_at) {
+        done = sensor::attach_probes(program, objects_, false, fprobe_, probes_, links_);
+      } else if (auto calls = attach_calls(calls_); !calls) {
+        done = util::pass_on(calls.error());
+      } else if (*calls == 0) {
+        done = util::fail(EX_UNAVAILABLE, "no system call of this kernel can be overridden (CONFIG_FUNCTION_ERROR_INJECTION)");
+      }
+      if (!done) {
+        links_.clear();
+        probes_.clear();
+        return done;
+      }
+      continue;
+    }
+    bpf_link* link = bpf_program__attach(program);
+    if (link == nullptr) {
+      const int code = errno;
+      links_.clear();
+      return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {}", bpf_program__name(program)), code);
+    }
+    links_.emplace_back(link);
+  }
+  const __u32 before = std::atomic_ref(skeleton_->bss->hook_canary).load();
+  const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  if (std::atomic_ref(skeleton_->bss->hook_canary).load() == before) {
+    links_.clear();
+    return util::fail(EX_UNAVAILABLE, mechanism_ == Mechanism::kLsm ? "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list"
+                                                                         : "the programs that enforce attach but are never called");
+  }
+  return {};
+}
+
+std::map<std::string, vg_rule_counts> BpfEnforcer::rule_counts(std::uint32_t of_version) const {
+  std::map<std::string, vg_rule_counts> counts;
+  for (std::uint32_t i = 0; i < names_.size(); ++i) {
+    const __u32 index = (of_version & 1) * capacity_ + i;
+    vg_rule_counts one{};
+    if (bpf_map__lookup_elem(skeleton_->maps.rule_counts, &index, sizeof index, &one, sizeof one, 0) == 0 && one.stopped > 0) {
+      counts[names_[i]] = one;
+    }
+  }
+  return counts;
+}
+
+Counts BpfEnforcer::counts() const {
+  Counts counts = before_;
+  for (const auto& [name, one] : rule_counts(version_)) {
+    counts.add(name, one);
+  }
+  counts.add_per_cpu(bpf_map__fd(skeleton_->maps.enforcement));
+  return counts;
+}
+
+Heritage BpfEnforcer::heritage() const {
+  return {mechanism_, version_, bpf_map__fd(skeleton_->maps.labels), decisions(), worker_decisions(), globs_, translation_};
+}
+
+int BpfEnforcer::decisions() const { return bpf_map__fd(skeleton_->maps.decisions); }
+
+int BpfEnforcer::worker_decisions() const { return bpf_map__fd(skeleton_->maps.worker_decisions); }
+
+// What pins.h tells of, for a version that is about to be in force, or is.
+util::Result<void> BpfEnforcer::describe(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t of_version) {
+  Description d;
+  d.version = of_version;
+  d.version_at = static_cast<std::uint32_t>(reinterpret_cast<const char*>(&skeleton_->data->policy_version) - reinterpret_cast<const char*>(skeleton_->data));
+  d.capacity = capacity_;
+  d.mechanism = static_cast<std::uint32_t>(mechanism_);
+  d.since_ns = util::clock_ns(CLOCK_REALTIME);
+  d.by = fmt::format("vfsguard {}, pid {}", VFSGUARD_VERSION, getpid());
+  for (const policy::Rule& rule : policy.rules) {
+    Description::Rule& one = d.rules.emplace_back(rule.name, std::vector<std::string>{});
+    for (const policy::Glob& glob : rule.paths) {
+      one.globs.push_back(glob.text);
+      if (rule.decides() && rule.enforce) {
+        d.globs.push_back(glob.text);
+      }
+    }
+  }
+  d.set_rules = tables.set_rules;
+  d.translation = tables.translation;
+  d.before = before_;
+  const std::string path = fmt::format("{}/{}{}", pinned_, kAbout, of_version);
+  const std::vector<std::byte> bytes = encode(d);
+  const __u32 zero = 0;
+  const util::UniqueFd map(bpf_map_create(BPF_MAP_TYPE_ARRAY, "about", sizeof zero, static_cast<__u32>(bytes.size()), 1, nullptr));
+  if (!map || bpf_map_update_elem(map.get(), &zero, bytes.data(), BPF_ANY) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot keep a description of the policy in the kernel");
+  }
+  const std::string fresh = path + "-new";
+  (void)unlink(fresh.c_str());
+  if (bpf_obj_pin(map.get(), fresh.c_str()) != 0 || rename(fresh.c_str(), path.c_str()) != 0) {
+    return util::fail_errno(EX_CANTCREAT, fmt::format("cannot pin '{}'", path));
+  }
+  return {};
+}
+
+util::Result<void> BpfEnforcer::pin(const std::string& directory, const policy::Policy& policy, const policy::Enforcement& tables) {
+  const auto fails = [&](std::string_view what, int code) {
+    remove_set(directory);
+    pinned_.clear();
+    return util::fail_errno(EX_CANTCREAT, fmt::format("cannot pin '{}/{}'", directory, what), code);
+  };
+  if (mkdir(directory.c_str(), 0700) != 0) {
+    return util::fail_errno(EX_CANTCREAT, fmt::format("cannot make '{}'", directory));
+  }
+  const auto& maps = skeleton_->maps;
+  const std::pair<const char*, int> things[] = {{"labels", bpf_map__fd(maps.labels)},
+                                                {"decisions", decisions()},
+                                                {"worker_decisions", worker_decisions()},
+                                                {"rule_counts", bpf_map__fd(maps.rule_counts)},
+                                                {"enforcement", bpf_map__fd(maps.enforcement)},
+                                                {"data", bpf_map__fd(maps.data)},
+                                                {"who_enforces", bpf_program__fd(skeleton_->progs.who_enforces)}};
+  for (const auto& [name, fd] : things) {
+    if (bpf_obj_pin(fd, fmt::format("{}/{}", directory, name).c_str()) != 0) {
+      return fails(name, errno);
+    }
+  }
+  for (std::size_t i = 0; i < links_.size(); ++i) {
+    const std::string name = fmt::format("link-{}", i);
+    if (bpf_obj_pin(bpf_link__fd(links_[i].get()), fmt::format("{}/{}", directory, name).c_str()) != 0) {
+      return fails(name, errno);
+    }
+  }
+  pinned_ = directory;
+  if (auto ok = describe(policy, tables, version_); !ok) {
+    unpin();
+    return ok;
+  }
+  return {};
+}
+
+void BpfEnforcer::unpin() {
+  if (!pinned_.empty()) {
+    remove_set(pinned_);
+    pinned_.clear();
+  }
+}
+
+}  // namespace vfsguard::enforce

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Enforcement by BPF programs: LSM, bpf_override_return, bpf_send_signal (bpf/enforce.bpf.c). Hands them the compiled policy, and keeps them informed of
+// what only user space can list: where file systems are mounted here, and which protected files have several names already.
+#pragma once
+
+#include <bpf/libbpf.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "enforce/enforcer.h"
+#include "enforce/hooks.h"
+#include "sensor/attach.h"
+#include "sensor/call_functions.h"
+#include "sensor/grace.h"
+#include "sensor/kernel_facts.h"
+#include "util/fd.h"
+
+struct enforce_bpf;
+
+namespace vfsguard::enforce {
+
+class BpfEnforcer final : public Enforcer {
+ public:
+  // As Enforcer::open(), of one mechanism that this kernel has (mechanism_for()). `attachable`: else for try_out().
+  struct Opening {
+    const policy::Policy& policy;
+    const policy::Compiled& compiled;
+    const policy::Enforcement& tables;
+    const sensor::KernelFacts& facts;
+    const Heritage* before = nullptr;
+    bool attachable = true;
+  };
+  static util::Result<std::unique_ptr<Enforcer>> open(Mechanism mechanism, const Opening& opening);
+
+  ~BpfEnforcer() override;
+
+  util::Result<void> attach() override;
+  util::Result<void> replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) override;
+  [[nodiscard]] bool fits(const policy::Enforcement& tables) const override;
+  [[nodiscard]] Heritage heritage() const override;
+  util::Result<void> pin(const std::string& directory, const policy::Policy& policy, const policy::Enforcement& tables) override;
+  void unpin() override;
+  [[nodiscard]] int decisions() const override;
+  [[nodiscard]] int worker_decisions() const override;
+  void mounts_changed() override { find_homes(); }
+  [[nodiscard]] Counts counts() const override;
+  [[nodiscard]] std::uint64_t table_bytes() const override { return 2 * table_size_; }
+
+ protected:
+  [[nodiscard]] std::string weakness() const override;
+  [[nodiscard]] std::uint64_t missing() const override { return missing_; }
+
+ private:
+  explicit BpfEnforcer(Mechanism mechanism) : Enforcer(mechanism) {}
+
+  // bpf_enforcer.cpp
+  void choose(const sensor::KernelFacts& facts);
+  void choose_programs(const sensor::KernelFacts& facts);
+  util::Result<void> load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const Heritage* before);
+  util::Result<void> fill(const policy::Enforcement& tables, std::uint32_t of_version);
+  util::Result<std::vector<RuleState>> prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
+                                             std::uint32_t of_version) const;
+  util::Result<std::size_t> attach_calls(std::span<const sensor::Probe> some);
+  void remember(const policy::Policy& policy, const policy::Enforcement& tables);
+  [[nodiscard]] std::map<std::string, vg_rule_counts> rule_counts(std::uint32_t of_version) const;
+  util::Result<void> describe(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t of_version);
+
+  // bpf_objects.cpp
+  std::optional<vg_look> look(const std::string& path);
+  void find_homes();
+  void find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version);
+  [[nodiscard]] bool mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set);
+  void carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
+
+  struct SkeletonDeleter {
+    void operator()(enforce_bpf* skeleton) const;
+  };
+  std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton_;
+  sensor::KprobeEvents probes_;  // without fprobes; they go after the links that hold them
+  std::vector<sensor::Link> links_;
+  std::vector<bpf_program*> programs_;
+  std::optional<sensor::Grace> grace_;
+  std::vector<const EnforcedHook*> hooks_;  // that this kernel has
+  std::uint64_t missing_ = beyond_hooks();  // operations that none of them stops
+  std::uint32_t capacity_ = 0;              // rules that there is room to count
+  std::size_t table_size_ = 0;              // of one version
+  std::set<const EnforcedHook*> loaded_;
+  std::vector<sensor::Probe> objects_;  // where enforce_at goes
+  std::vector<sensor::Probe> calls_;    // where enforce_call goes
+  std::uint64_t operations_ = 0;        // that these were chosen for
+  bool fprobe_ = false;
+  bool at_return_ = false;                  // no kprobes: signals come by enforce_return
+  std::vector<std::string> names_;          // of the rules
+  std::set<std::string> globs_;             // whose files were looked at for other names
+  std::vector<std::uint32_t> translation_;  // from the version before into this one
+};
+
+}  // namespace vfsguard::enforce
