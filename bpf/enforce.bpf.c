@@ -575,7 +575,8 @@ int look(struct vg_look *look)
 	dentry = file_dentry_of(file);
 	look->mnt = mnt;
 	look->mnt_id = FIELD(struct mount, mount_of(mnt), mnt_id);
-	read_label(&look->object, (__u64)FIELD(struct dentry, dentry, d_inode));
+	look->inode = (__u64)FIELD(struct dentry, dentry, d_inode);
+	read_label(&look->object, look->inode);
 	return 0;
 }
 

@@ -142,6 +142,7 @@ struct vg_look {
 	vg_s32 fd;
 	vg_u32 mnt_id;
 	vg_u64 mnt; /* struct vfsmount */
+	vg_u64 inode; /* its address */
 	struct vg_label object;
 };
 

@@ -674,7 +674,9 @@ static __always_inline bool take_decision(struct scratch *s, struct pending *p, 
 
 	if (!decision && p->via == VG_VIA_IO_URING && p->file)
 		decision = worker_decision(task, (__u64)FIELD(struct file, p->file, f_inode));
-	/* Who is killed lives to the end of the call, whatever that comes to. */
+	/* Who is killed lives to the end of the call, whatever that comes to; by fanotify without an answer (ERESTARTSYS). */
+	if (decision && decision->mechanism == VG_MECHANISM_FANOTIFY && decision->verdict == VG_VERDICT_KILL && retval < 0)
+		retval = -(__s64)decision->code;
 	if (!decision || (decision->mechanism != VG_MECHANISM_SIGNAL && retval != -(__s64)decision->code))
 		return false;
 	s->event.verdict = decision->verdict;

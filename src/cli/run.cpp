@@ -29,6 +29,7 @@ enforce::Mechanism mechanism_of(const std::string& name) {
   return name == "lsm"        ? enforce::Mechanism::kLsm
          : name == "override" ? enforce::Mechanism::kOverride
          : name == "signal"   ? enforce::Mechanism::kSignal
+         : name == "fanotify" ? enforce::Mechanism::kFanotify
                               : enforce::Mechanism::kAuto;
 }
 
@@ -55,8 +56,8 @@ Registered add_run(CLI::App& root) {
   CLI::App* app = root.add_subcommand("run", "Watch by a policy, in the foreground");
   app->add_option("--config", text->config, "Policy file or directory (default: /etc/vfsguard/policy.yaml)")->type_name("PATH");
   app->add_option("--enforce", text->enforce,
-                  "What carries out rules that deny or kill: auto (the strongest that works), lsm, override, signal, or off to record only")
-      ->check(CLI::IsMember({"auto", "lsm", "override", "signal", "off"}));
+                  "What carries out rules that deny or kill: auto (the strongest that works), lsm, override, signal, fanotify, or off to record only")
+      ->check(CLI::IsMember({"auto", "lsm", "override", "signal", "fanotify", "off"}));
   app->add_option("--protected", text->protected_file, fmt::format("Where vfsguard protect keeps its files (default: {})", policy::kProtectedFile))
       ->type_name("FILE");
   app->add_option("--control", text->control, fmt::format("Socket for status, reload and protect, or off (default: {})", control::kDefaultSocket))

@@ -62,6 +62,9 @@ util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Polic
 
 // `make`: there must be such a directory. Whoever has it is the agent of what stands there.
 util::Result<void> Governor::take_pins(bool make) {
+  if (make && source_.mechanism == enforce::Mechanism::kFanotify) {
+    return util::fail(EX_CONFIG, "'persist: true' cannot be held by fanotify: the kernel allows everything as soon as the agent has ended");
+  }
   if (pins_) {
     return {};
   }

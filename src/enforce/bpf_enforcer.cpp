@@ -159,7 +159,7 @@ util::Result<void> BpfEnforcer::fill(const policy::Enforcement& tables, std::uin
 
 // Each rule tried on this kernel, by the tables as they lie there.
 util::Result<std::vector<RuleState>> BpfEnforcer::prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
-                                                            std::uint32_t of_version) const {
+                                                        std::uint32_t of_version) const {
   std::vector<RuleState> found(policy.rules.size());
   std::vector<std::uint32_t> untried;
   const auto trials = policy::make_trials(policy, compiled, kAll & ~kEnds, untried);
@@ -305,8 +305,7 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
 }
 
 bool BpfEnforcer::fits(const policy::Enforcement& tables) const {
-  const bool hooked =
-      std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });
+  const bool hooked = std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });
   const bool probed = mechanism_ == Mechanism::kLsm || (tables.operations & ~operations_) == 0;
   return hooked && probed && tables.tables.size() <= table_size_ && tables.rules <= capacity_;
 }
@@ -366,7 +365,7 @@ util::Result<void> BpfEnforcer::attach() {
   if (std::atomic_ref(skeleton_->bss->hook_canary).load() == before) {
     links_.clear();
     return util::fail(EX_UNAVAILABLE, mechanism_ == Mechanism::kLsm ? "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list"
-                                                                         : "the programs that enforce attach but are never called");
+                                                                    : "the programs that enforce attach but are never called");
   }
   return {};
 }

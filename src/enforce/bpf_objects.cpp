@@ -7,13 +7,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <filesystem>
 #include <tuple>
 
 #include <fmt/format.h>
 
 #include "enforce.skel.h"
 #include "enforce/bpf_enforcer.h"
+#include "enforce/names.h"
 #include "util/mountinfo.h"
 
 namespace vfsguard::enforce {
@@ -22,19 +22,6 @@ namespace {
 
 // Not worth asking: whoever looks may have to wait for another machine.
 constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "autofs", "fuse.sshfs"};
-
-// Entries that are looked at, at most, to find protected files with several names.
-constexpr std::size_t kMaxLooked = 500'000;
-
-// The directory that every path which the glob matches lies in, or the path itself.
-std::string fixed_part(const std::string& glob) {
-  const std::size_t special = glob.find_first_of("*?[\\");
-  if (special == std::string::npos) {
-    return glob;
-  }
-  const std::size_t slash = glob.rfind('/', special);
-  return slash == 0 ? "/" : glob.substr(0, slash);
-}
 
 }  // namespace
 
@@ -121,63 +108,21 @@ void BpfEnforcer::carry_marks(const policy::Enforcement& tables, const std::vect
   }
 }
 
-// Protected files that have several names_: the others protect them too.
+// Protected files that have several names: the others protect them too.
 void BpfEnforcer::find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version) {
-  std::set<std::string> from;
-  for (const policy::Rule& rule : policy.rules) {
-    if (rule.decides() && rule.enforce) {
-      for (const policy::Glob& glob : rule.paths) {
-        if (!globs_.contains(glob.text)) {
-          from.insert(fixed_part(glob.text));
-        }
-      }
-    }
-  }
-  std::size_t looked = 0;
   bool full = false;
-  const auto consider = [&](const std::string& path, const struct stat& status) {
-    if (!S_ISREG(status.st_mode) || status.st_nlink < 2) {
-      return;
-    }
+  const bool all = for_each_linked_file(policy, globs_, [&](const std::string& path, const struct stat&) {
     if (const std::uint32_t set = tables.automaton.match(tables.automaton.head.path_start, path); set != 0) {
       const auto seen = look(path);
       full = full || (seen && !mark(seen->object, for_version, set));
     }
-  };
-  std::string last;
-  for (const std::string& path : from) {
-    if (!last.empty() && path.starts_with(last == "/" ? "/" : last + "/")) {
-      continue;  // walked already
-    }
-    struct stat status{};
-    if (lstat(path.c_str(), &status) != 0) {
-      continue;
-    }
-    consider(path, status);
-    if (!S_ISDIR(status.st_mode)) {
-      continue;
-    }
-    last = path;
-    std::error_code error;
-    std::filesystem::recursive_directory_iterator it(path, std::filesystem::directory_options::skip_permission_denied, error);
-    for (; !error && it != std::filesystem::recursive_directory_iterator() && looked < kMaxLooked; it.increment(error)) {
-      ++looked;
-      const std::string& name = it->path().native();
-      if (name == "/proc" || name == "/sys") {
-        it.disable_recursion_pending();
-        continue;
-      }
-      if (lstat(name.c_str(), &status) == 0) {
-        consider(name, status);
-      }
-    }
-  }
-  if (looked >= kMaxLooked) {
+  });
+  if (!all) {
     notes_.push_back(
-        fmt::format("the first {} files below the protected paths were looked at for hard links_; of the others only the protected names_ hold", kMaxLooked));
+        fmt::format("the first {} files below the protected paths were looked at for hard links; of the others only the protected names hold", kMaxLooked));
   }
   if (full) {
-    notes_.push_back("more protected files with several names_ than there is room for; of some only the protected names_ hold");
+    notes_.push_back("more protected files with several names than there is room for; of some only the protected names hold");
   }
 }
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "enforce/bpf_enforcer.h"
+#include "enforce/fanotify.h"
 #include "enforce/hooks.h"
 #include "sensor/attach.h"
 #include "sensor/kernel_facts.h"
@@ -139,6 +140,9 @@ util::Result<std::unique_ptr<Enforcer>> open_any(const policy::Policy& policy, c
   auto facts = sensor::kernel_facts();
   if (!facts) {
     return util::pass_on(facts.error());
+  }
+  if (mechanism == Mechanism::kFanotify) {
+    return FanotifyEnforcer::open(policy, compiled, before);
   }
   auto chosen = before != nullptr && before->mechanism ? util::Result<Mechanism>(*before->mechanism) : mechanism_for(mechanism, *facts);
   if (!chosen) {

@@ -113,7 +113,8 @@ util::Result<std::optional<Pins>> Pins::take(const std::string& directory, bool 
     return util::fail(EX_NOPERM, fmt::format("'{}' must belong to root and be writable for nobody else", directory));
   }
   if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return util::fail(EX_TEMPFAIL, fmt::format("another agent has the persistent enforcement in '{}'; stop it first, or give this one a --pins of its own", directory));
+    return util::fail(EX_TEMPFAIL,
+                      fmt::format("another agent has the persistent enforcement in '{}'; stop it first, or give this one a --pins of its own", directory));
   }
   return Pins(directory, std::move(fd));
 }
@@ -153,8 +154,9 @@ std::unique_ptr<Standing> Pins::standing(std::vector<std::string>& notes) const 
     for (const unsigned version : versions) {
       auto description = decode(value_of(pinned(found->directory, fmt::format("{}{}", kAbout, version))));
       if (!description) {
-        notes.push_back(fmt::format("the enforcement in '{}' cannot be gone on with: {}; what it marked (protected files that were moved or linked) is forgotten",
-                                    found->directory, description.error().message));
+        notes.push_back(
+            fmt::format("the enforcement in '{}' cannot be gone on with: {}; what it marked (protected files that were moved or linked) is forgotten",
+                        found->directory, description.error().message));
         continue;
       }
       std::uint32_t decides = 0;

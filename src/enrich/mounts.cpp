@@ -31,6 +31,12 @@ void Mounts::read_again_where_changed() {
   mounts_ = util::read_mountinfo(file_.get());
 }
 
+std::optional<util::Mount> Mounts::by_id(std::uint32_t id) {
+  read_again_where_changed();
+  const auto found = std::ranges::find(mounts_, id, &util::Mount::id);
+  return found == mounts_.end() ? std::nullopt : std::optional(*found);
+}
+
 std::optional<std::string> Mounts::host_path(std::uint32_t dev, std::string_view fs_path) {
   read_again_where_changed();
   const util::Mount* best = nullptr;

@@ -18,6 +18,9 @@ class Mounts {
   // The path of what lies at `fs_path` of the file system `dev` (kernel-internal encoding); none where it is not mounted here.
   std::optional<std::string> host_path(std::uint32_t dev, std::string_view fs_path);
 
+  // None where this process does not see it.
+  std::optional<util::Mount> by_id(std::uint32_t id);
+
   void parse(std::string_view mountinfo) { mounts_ = util::parse_mountinfo(mountinfo); }
   // What was parsed stays: the agent's own table is not read.
   void keep() { kept_ = true; }

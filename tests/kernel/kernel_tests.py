@@ -1882,6 +1882,93 @@ def once_test_enforce_by_override(d):
     check(os.stat(f"{d}/a").st_size == len("content"), "it was changed")
 
 
+def once_test_enforce_by_fanotify(d):
+    """Opens, executions and reads on a file system of the test's own; the agent stopped: who asks waits; killed: it is allowed."""
+    os.mkdir(f"{d}/fs")
+    os.chmod(d, 0o755)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=777", "none", f"{d}/fs"], check=True)
+    try:
+        enforce_by_fanotify(f"{d}/fs")
+    finally:
+        subprocess.run(["umount", "-l", f"{d}/fs"])
+
+
+def read_as(uid, fd):
+    """The errno of a read by this user; 0: none."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresuid(uid, uid, uid)
+            os.pread(fd, 1, 0)
+            os._exit(0)
+        except OSError as e:
+            os._exit(e.errno)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def enforce_by_fanotify(top):
+    d = prepare_attempts(top)
+    held = os.open(f"{d}/a", os.O_RDWR)
+    os.mkdir(f"{top}/elsewhere")
+    said = alone(top, f"paths: {d}/a, operations: open, action: deny", "fanotify")
+    check(said.returncode == 78 and b":2:" in said.stderr and b"degraded: accept" in said.stderr, said.stderr)
+    with open(f"{top}/policy.yaml", "w") as f:
+        f.write("version: 1\npersist: true\nrules: [{ name: no, paths: /a, action: deny, degraded: accept }]\n")
+    said = run_as([ARGS.vfsguard, "run", "--enforce", "fanotify", "--config", f"{top}/policy.yaml", "--control", "off"])
+    check(said.returncode == 78 and b"cannot be held by fanotify" in said.stderr, said.stderr)
+    hook = "lsm" if "lsm" in ARGS.hook else "auto"
+    t = weaker(top, "fanotify", hook, "operations: [open, read, exec],")
+    # Seen: 6.1 asks about descriptors that are older than the mark, 6.12 and 6.18 do not.
+    later = os.open(f"{d}/a", os.O_RDWR)
+    forgotten = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12)
+    check(read_as(1234, later) == errno.EPERM and read_as(1234, held) == (0 if forgotten else errno.EPERM) and read_as(0, held) == 0, "reads")
+    got = attempts(d, later)
+    os.close(later)
+    wanted = {name: "EPERM" for name in ("open", "open with detours", "open relative", "open below a descriptor", "open by a symbolic link", "open by a hard link",
+                                         "open by io_uring", "exec", "read by an old descriptor")}
+    wanted.update({name: "done" for name in ("another file", "another program", "write by an old descriptor", "map an old descriptor")})
+    check({k: v for k, v in got.items() if k in wanted} == wanted, got)
+    # What is not stopped has happened: a rename is none of its operations.
+    os.rename(f"{d}-moved", d)
+    # By another mount of the file system, in another namespace.
+    again = touch(f"{d}/a", 0o666)
+    look = ["unshare", "-m", "sh", "-c", f"mount --bind {d} {top}/elsewhere && exec setpriv --reuid 1234 --clear-groups cat {top}/elsewhere/a"]
+    check(run_as(look).returncode == 1 and cat(again, 0).returncode == 0, "by another mount")
+    t.process.send_signal(signal.SIGSTOP)
+    waits = subprocess.Popen(["setpriv", "--reuid", "1234", "--clear-groups", "cat", again], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        waits.wait(timeout=1)
+        raise Failure("who asked a stopped agent did not wait")
+    except subprocess.TimeoutExpired:
+        pass
+    t.process.send_signal(signal.SIGCONT)
+    check(b"not permitted" in waits.communicate(timeout=PATIENCE)[1], "once it goes on it refuses")
+    t.stop()
+    mine = [e for e in t.events() if e.get("enforced")]
+    stopped = int(re.search(r"rule 'no': stopped (\d+)", t.summary).group(1))
+    # An io_uring request is refused to a worker, and told as what failed.
+    check(all((e["verdict"], e["error"], e["mechanism"], e["policy"]) == ("deny", "EPERM", "fanotify", "no") for e in mine) and len(mine) >= stopped - 1,
+          f"{stopped} stopped, told {[(e['event_type'], e['path']) for e in mine]}")
+    check("enforcing by fanotify" in t.summary and "note: fanotify asks this process" in t.summary, t.summary)
+    check(cat(again).returncode == 0, "refused after its end")
+    # A kill, another policy while it runs, and an end without order.
+    touch(f"{d}/b", 0o666)
+    rule = "version: 1\nrules: [{{ name: no, paths: {}, operations: open, unless: {{ uid: 0 }}, action: kill, degraded: accept }}]\n".format
+    with open(f"{top}/policy.yaml", "w") as f:
+        f.write(rule(again))
+    t = Trace(["run", "--hook", hook, "--format", "json", "--config", f"{top}/policy.yaml", "--enforce", "fanotify"]).require_ready()
+    check(cat(again).returncode == -9, "not killed")
+    soon(lambda: [e for e in t.events() if (e.get("verdict"), e.get("enforced"), e["mechanism"]) == ("kill", True, "fanotify")], "not told")
+    with open(f"{top}/policy.yaml", "w") as f:
+        f.write(rule(f"{d}/b"))
+    t.process.send_signal(signal.SIGHUP)
+    soon(lambda: cat(again).returncode == 0 and cat(f"{d}/b").returncode == -9, "the next policy")
+    t.process.kill()
+    t.wait()
+    soon(lambda: cat(f"{d}/b").returncode == 0, "refused although the agent is gone")
+    os.close(held)
+
+
 def once_test_every_rule_is_tried(d):
     """What the kernel's tables say to each rule, against what the rules say: those of a hand-made policy by state, and random ones in any number."""
     def live(rules, code):
