@@ -92,8 +92,8 @@ struct vg_rule_counts {
 
 /* What enforcement itself went through. */
 struct vg_enforcement {
-	vg_u64 asked;       /* decisions */
-	vg_u64 known;       /* of these, about an object that was known to be nobody's */
+	vg_u64 asked;       /* decisions that were made */
+	vg_u64 known;       /* answered without: the object was known to be nobody's */
 	vg_u64 unreadable;  /* decided by every clause, because the path could not be read */
 	vg_u64 no_memory;   /* refused: more decisions at once than there is memory for */
 	vg_u64 labels_full; /* a protected object was moved or linked and could not be marked: refused */

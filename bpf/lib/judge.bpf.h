@@ -152,9 +152,9 @@ static __always_inline bool take_epoch(struct epoch *e, __u32 version)
 	e->mounts = 1;
 	e->generation = generation + version; /* both only grow: no two pairs of them that follow each other have one sum */
 	if (&rename_lock)
-		bpf_probe_read_kernel(&e->renames, sizeof(e->renames), &rename_lock);
+		e->renames = FIELD(struct seqcount, &rename_lock, sequence);
 	if (&mount_lock)
-		bpf_probe_read_kernel(&e->mounts, sizeof(e->mounts), &mount_lock);
+		e->mounts = FIELD(struct seqcount, &mount_lock, sequence);
 	return !((e->renames | e->mounts) & 1);
 }
 
@@ -198,11 +198,10 @@ static __always_inline bool describe_free(struct free_object *f, __u64 dentry, _
 	return true;
 }
 
-static __always_inline bool is_known_free(const struct deed *d)
+static __always_inline bool is_known_free(const struct free_object *now)
 {
-	const struct free_object *f, *now = &d->now;
+	const struct free_object *f = free_slot(now->dentry, now->mnt);
 
-	f = free_slot(d->dentry, d->mnt);
 	return f && f->dentry == now->dentry && f->mnt == now->mnt && f->parent == now->parent && f->name == now->name && f->ino == now->ino &&
 	       f->inode_generation == now->inode_generation && f->renames == now->renames && f->mounts == now->mounts && f->generation == now->generation &&
 	       f->check == free_check(now);
@@ -579,10 +578,11 @@ __noinline int judge(struct deed *d)
 		return 0;
 	d->set = 0;
 	steady = describe_free(&d->now, d->dentry, d->mnt, d->walk.version);
-	if (steady && is_known_free(d)) {
+	if (steady && is_known_free(&d->now)) {
 		COUNT(known);
 		return 0;
 	}
+	COUNT(asked);
 	if (d->mnt && !is_internal(d->mnt)) {
 		set = match_from(d, t->path_start, d->dentry, d->mnt);
 		if (!d->walk.done || d->walk.flags & VG_PATH_DISCONNECTED) {
@@ -710,7 +710,6 @@ __noinline int conclude(struct deed *d)
 
 static __always_inline void begin_deed(struct deed *d, __u64 operations, __u64 dentry, __u64 mnt)
 {
-	COUNT(asked);
 	d->walk.version = policy_version;
 	d->operations = operations;
 	d->dentry = dentry;

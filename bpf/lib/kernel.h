@@ -29,6 +29,10 @@ struct qstr {
 	const unsigned char *name;
 };
 
+struct seqcount {
+	unsigned int sequence;
+};
+
 struct hlist_bl_node {
 	struct hlist_bl_node **pprev;
 };

@@ -308,8 +308,8 @@ util::Result<int> release(const AgentText& text) {
   const std::size_t dropped = (*pins)->drop_all_but("");
   sensor::KprobeEvents::remove_stale();
   if (standing) {
-    for (const auto& [name, counts] : counts.rules) {
-      fmt::print("rule '{}': stopped {}\n", printable(name), counts.stopped);
+    for (const auto& [name, count] : counts.rules) {
+      fmt::print("rule '{}': stopped {}\n", printable(name), count.stopped);
     }
     fmt::print("released: {} rules, in force since {}, by {}; {} stopped in all\n", standing->description.rules.size(),
                util::wall_time_text(standing->description.since_ns), standing->description.by, counts.stopped());

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // vfsguard policy: check, test, explain and simulate. All of them read a policy and watch nothing.
+#include <fcntl.h>
 #include <simdjson.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +23,8 @@
 #include "output/escape.h"
 #include "policy/enforcement.h"
 #include "policy/policy.h"
+#include "util/fd.h"
+#include "util/mountinfo.h"
 
 namespace vfsguard::cli {
 
@@ -161,30 +165,106 @@ util::Result<int> test(const PolicyText& text) {
   return failed == 0 ? 0 : 1;
 }
 
-// What the kernel would say anyway, as far as the object's mode tells.
-void explain_object(const event::Operation& operation) {
-  struct stat status{};
-  const std::string& path = *operation.path;
-  if (lstat(path.c_str(), &status) != 0) {
-    fmt::print("  object: {}\n", errno == ENOENT ? "none of that name now" : util::errno_text(errno));
+// Of owner, group or others, as the mode says; root passes, save for an execution that nobody may.
+bool mode_allows(const struct stat& status, const vg_event& who, unsigned wanted) {
+  if (who.uid == 0) {
+    return (wanted & 1) == 0 || S_ISDIR(status.st_mode) || (status.st_mode & 0111) != 0;
+  }
+  const unsigned shift = who.uid == status.st_uid ? 6 : who.gid == status.st_gid ? 3 : 0;
+  return (status.st_mode >> shift & wanted) == wanted;
+}
+
+std::string mode_text(const std::string& path, const struct stat& status) {
+  return fmt::format("{} (mode {:04o}, owner {}:{})", printable(path), status.st_mode & 07777u, status.st_uid, status.st_gid);
+}
+
+constexpr std::uint64_t op_bit(unsigned operation) { return event::operation_bit(operation); }
+
+// What changes the directory that a name stands in; what changes the object; what only its owner may.
+constexpr std::uint64_t kChangeNames = op_bit(VG_OP_CREATE) | op_bit(VG_OP_UNLINK) | op_bit(VG_OP_RMDIR) | op_bit(VG_OP_MKDIR) | op_bit(VG_OP_MKNOD) |
+                                       op_bit(VG_OP_LINK) | op_bit(VG_OP_SYMLINK) | op_bit(VG_OP_RENAME);
+constexpr std::uint64_t kChangeContent = op_bit(VG_OP_WRITE) | op_bit(VG_OP_TRUNCATE) | op_bit(VG_OP_SETXATTR) | op_bit(VG_OP_REMOVEXATTR);
+constexpr std::uint64_t kOwners = op_bit(VG_OP_CHMOD) | op_bit(VG_OP_CHOWN) | op_bit(VG_OP_UTIMES);
+
+// The first directory on the way that the subject may not search, or the last if it may not be changed.
+void explain_way(const std::string& path, const vg_event& who, bool changes_names) {
+  for (std::size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const bool last = slash == std::string::npos;
+    const std::string directory = last ? path.substr(0, std::max<std::size_t>(path.rfind('/'), 1)) : path.substr(0, slash);
+    struct stat status{};
+    if (stat(directory.c_str(), &status) != 0) {
+      return;
+    }
+    if (!mode_allows(status, who, 1)) {
+      fmt::print("  besides: {} may not be searched\n", mode_text(directory, status));
+      return;
+    }
+    if (last) {
+      if (changes_names && !mode_allows(status, who, 2)) {
+        fmt::print("  besides: {} may not be changed\n", mode_text(directory, status));
+      } else if (changes_names && (status.st_mode & S_ISVTX) != 0 && who.uid != 0 && who.uid != status.st_uid) {
+        fmt::print("  besides: {} is sticky: only the owner of a name may remove or rename it\n", mode_text(directory, status));
+      }
+      return;
+    }
+  }
+}
+
+void explain_mount(const std::string& path, std::uint64_t operation) {
+  struct statvfs mount{};
+  if (statvfs(path.c_str(), &mount) != 0) {
     return;
   }
-  fmt::print("  object: dev {}:{} ino {} nlink {}, {}, mode {:04o}, owner {}:{}\n", major(status.st_dev), minor(status.st_dev), status.st_ino, status.st_nlink,
-             event::file_type_name(status.st_mode), status.st_mode & 07777u, status.st_uid, status.st_gid);
-  if (status.st_nlink > 1 && !S_ISDIR(status.st_mode)) {
-    fmt::print("  note: it has {} names; a policy goes by the one that is used\n", status.st_nlink);
-  }
-  const bool changes = operation.raw.operation != VG_OP_OPEN && operation.raw.operation != VG_OP_EXEC && operation.raw.operation != VG_OP_READ;
-  struct statvfs mount{};
-  if (changes && statvfs(path.c_str(), &mount) == 0 && (mount.f_flag & ST_RDONLY) != 0) {
+  constexpr std::uint64_t kReads = op_bit(VG_OP_OPEN) | op_bit(VG_OP_EXEC) | op_bit(VG_OP_READ) | op_bit(VG_OP_MMAP);
+  if ((mount.f_flag & ST_RDONLY) != 0 && (operation & kReads) == 0) {
     fmt::print("  besides: its mount is read-only\n");
   }
-  const unsigned wanted = operation.raw.operation == VG_OP_EXEC ? 1u : changes ? 2u : 4u;
-  const unsigned shift = operation.raw.uid == status.st_uid ? 6 : operation.raw.gid == status.st_gid ? 3 : 0;
-  const bool by_mode = (operation.raw.operation == VG_OP_OPEN || operation.raw.operation == VG_OP_READ || operation.raw.operation == VG_OP_WRITE ||
-                        operation.raw.operation == VG_OP_EXEC || operation.raw.operation == VG_OP_TRUNCATE);
-  if (by_mode && operation.raw.uid != 0 && (status.st_mode >> shift & wanted) == 0) {
-    fmt::print("  besides: the mode bits refuse it to uid {} gid {} (ACLs and further groups are not looked at)\n", operation.raw.uid, operation.raw.gid);
+  if ((mount.f_flag & ST_NOEXEC) != 0 && (operation & op_bit(VG_OP_EXEC)) != 0) {
+    fmt::print("  besides: its mount has noexec\n");
+  }
+}
+
+// The object's identity, and what the kernel would say anyway, as far as modes, flags and mounts tell.
+void explain_object(const event::Operation& operation) {
+  const std::uint64_t wanted = op_bit(operation.raw.operation);
+  const std::string& path = *operation.path;
+  explain_way(path, operation.raw, (wanted & kChangeNames) != 0);
+  struct stat status{};
+  struct statx more{};
+  if (lstat(path.c_str(), &status) != 0) {
+    fmt::print("  object: {}\n", errno == ENOENT ? "none of that name now; its path alone protects it" : util::errno_text(errno));
+    explain_mount(path.substr(0, std::max<std::size_t>(path.rfind('/'), 1)), wanted);
+    return;
+  }
+  (void)statx(AT_FDCWD, path.c_str(), AT_SYMLINK_NOFOLLOW, STATX_MNT_ID, &more);
+  std::string where;
+  const util::UniqueFd mountinfo(open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+  for (const util::Mount& mount : util::read_mountinfo(mountinfo.get())) {
+    if (mount.id == more.stx_mnt_id) {
+      where = fmt::format(", on {} at {}{}", mount.type, printable(mount.point), mount.root == "/" ? "" : fmt::format(" (its {})", printable(mount.root)));
+    }
+  }
+  fmt::print("  object: dev {}:{} ino {} nlink {}, {}, mode {:04o}, owner {}:{}{}\n", major(status.st_dev), minor(status.st_dev), status.st_ino,
+             status.st_nlink, event::file_type_name(status.st_mode), status.st_mode & 07777u, status.st_uid, status.st_gid, where);
+  if (status.st_nlink > 1 && !S_ISDIR(status.st_mode)) {
+    fmt::print("  note: it has {} names; where it is enforced, what protects one of them protects it by all\n", status.st_nlink);
+  }
+  explain_mount(path, wanted);
+  const bool changes = (wanted & (kChangeContent | kOwners)) != 0;
+  if ((more.stx_attributes & STATX_ATTR_IMMUTABLE) != 0 && (wanted & (kChangeContent | kOwners | kChangeNames)) != 0) {
+    fmt::print("  besides: it is immutable (chattr +i)\n");
+  } else if ((more.stx_attributes & STATX_ATTR_APPEND) != 0 && (wanted & (op_bit(VG_OP_TRUNCATE) | kChangeNames)) != 0) {
+    fmt::print("  besides: it can only be appended to (chattr +a)\n");
+  }
+  if ((wanted & kOwners) != 0 && operation.raw.uid != 0 && operation.raw.uid != status.st_uid) {
+    fmt::print("  besides: it is not uid {}'s own\n", operation.raw.uid);
+    return;
+  }
+  constexpr std::uint64_t kByMode = op_bit(VG_OP_OPEN) | op_bit(VG_OP_READ) | op_bit(VG_OP_EXEC) | kChangeContent;
+  if ((wanted & kByMode) != 0 && !mode_allows(status, operation.raw, (wanted & op_bit(VG_OP_EXEC)) != 0 ? 1 : changes ? 2 : 4)) {
+    const bool acl = lgetxattr(path.c_str(), "system.posix_acl_access", nullptr, 0) > 0;
+    fmt::print("  besides: the mode bits refuse it to uid {} gid {} ({})\n", operation.raw.uid, operation.raw.gid,
+               acl ? "it has an ACL, which is not looked at" : "further groups are not looked at");
   }
 }
 

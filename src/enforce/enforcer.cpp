@@ -44,7 +44,7 @@ void Counts::add_per_cpu(int map) {
     return;
   }
   for (const vg_enforcement& one : per_cpu) {
-    total.asked += one.asked;
+    total.asked += one.asked + one.known;
     total.known += one.known;
     total.unreadable += one.unreadable;
     total.no_memory += one.no_memory;

@@ -53,7 +53,7 @@ std::string_view mechanism_name(Mechanism mechanism);
 
 struct Counts {
   std::map<std::string, vg_rule_counts> rules;  // by name, of this policy and those before it
-  vg_enforcement total{};
+  vg_enforcement total{};                       // `asked` with those that were answered without a decision
 
   void add(const std::string& name, const vg_rule_counts& more);
   void add_per_cpu(int map);                    // of vg_enforcement

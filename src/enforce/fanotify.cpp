@@ -40,9 +40,7 @@ struct Object {
   auto operator<=>(const Object&) const = default;
 };
 
-bool is_below(const std::string& path, const std::string& root) {
-  return root == "/" || path == root || (path.starts_with(root) && path[root.size()] == '/');
-}
+bool is_below(const std::string& path, const std::string& root) { return root == "/" || path == root || (path.starts_with(root) && path[root.size()] == '/'); }
 
 }  // namespace
 
@@ -97,8 +95,8 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   }
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, e.skeleton_->obj) { bpf_program__set_autoload(program, program == e.skeleton_->progs.look); }
-  for (bpf_map* unused : {e.skeleton_->maps.tables, e.skeleton_->maps.deeds, e.skeleton_->maps.free_objects, e.skeleton_->maps.labels,
-                          e.skeleton_->maps.homes, e.skeleton_->maps.rule_counts, e.skeleton_->maps.names}) {
+  for (bpf_map* unused : {e.skeleton_->maps.tables, e.skeleton_->maps.deeds, e.skeleton_->maps.free_objects, e.skeleton_->maps.labels, e.skeleton_->maps.homes,
+                          e.skeleton_->maps.rule_counts, e.skeleton_->maps.names}) {
     bpf_map__set_autocreate(unused, false);
   }
   if (before != nullptr && before->decisions >= 0) {
@@ -196,7 +194,7 @@ void FanotifyEnforcer::mark_file_systems() {
   for (auto it = marked_.begin(); it != marked_.end();) {
     // Of what is mounted twice one place may still be wanted: a mark taken away there is set again below.
     it = wanted.contains(*it) || fanotify_mark(group_.get(), FAN_MARK_REMOVE | FAN_MARK_FILESYSTEM, kEvents, AT_FDCWD, it->c_str()) != 0 ? std::next(it)
-                                                                                                                                      : marked_.erase(it);
+                                                                                                                                         : marked_.erase(it);
   }
   for (const std::string& point : marked_) {
     (void)fanotify_mark(group_.get(), FAN_MARK_ADD | FAN_MARK_FILESYSTEM, kEvents, AT_FDCWD, point.c_str());

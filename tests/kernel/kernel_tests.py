@@ -1969,6 +1969,155 @@ def enforce_by_fanotify(top):
     os.close(held)
 
 
+# --- every way to an object, by every mechanism (tests/kernel/ways.txt, which is the table of docs/evasions.md) ---------------------------
+
+WAYS_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ways.txt")
+
+
+def expected_ways():
+    with open(WAYS_FILE) as f:
+        rows = [[cell.strip() for cell in line.split("|")] for line in f if line.strip() and not line.startswith("#")]
+    head = rows[0][1:]
+    return {row[0]: dict(zip(head, row[1:])) for row in rows[1:]}
+
+
+def ways_of(d, column):
+    """What becomes of each way, on each file system, with a policy in force: {way: {file system: result}}."""
+    mechanism = "signal" if column.startswith("signal") else column
+    roots = {}
+    if SCRATCH:
+        for fs in ("ext4", "tmpfs", "overlay"):
+            roots[fs] = tempfile.mkdtemp(prefix="vfsguard-test.", dir=os.path.join(SCRATCH, fs))
+    else:
+        roots["tmpfs"] = f"{d}/tmpfs"
+        os.mkdir(roots["tmpfs"])
+        subprocess.run(["mount", "-t", "tmpfs", "none", roots["tmpfs"]], check=True)
+    running = {}
+    try:
+        for fs, root in roots.items():
+            running[fs] = subprocess.Popen([program("ways"), root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            check(running[fs].stdout.readline() == "prepared\n", f"ways on {fs}")
+        os.chmod(d, 0o755)
+        paths = ", ".join(f'"{root}/{n}/{what}"' for root in roots.values() for n in ("[0-9]", "[0-9][0-9]") for what in ("a", "prog", "s/**", "above/below/deep"))
+        with open(f"{d}/policy.yaml", "w") as f:
+            f.write(f"""version: 1
+rules:
+  - name: no
+    paths: [{paths}]
+    operations: [open, create, exec, rename, unlink, rmdir, mkdir, mknod, link, symlink, truncate, chmod, chown, utimes, setxattr, removexattr, read, write, mmap, ioctl, mount, umount]
+    unless: {{ uid: 0 }}
+    action: deny
+    degraded: accept
+""")
+        t = Trace(["run", "--hook", "lsm" if mechanism != "fanotify" and "lsm" in ARGS.hook else "auto", "--format", "json", "--config", f"{d}/policy.yaml",
+                   "--enforce", mechanism]).require_ready()
+        results = {}
+        for fs, process in running.items():
+            out = process.communicate("go\n", timeout=PATIENCE * 10)[0]
+            check(process.returncode == 0, f"ways on {fs} ended with {process.returncode}: {out}")
+            for line in out.splitlines():
+                way, result = line.split(": ", 1)
+                results.setdefault(way, {})[fs] = "held" if result == ("EPERM" if mechanism == "fanotify" else "EACCES") else result
+        t.stop()
+        return results, t
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+        if not SCRATCH:
+            subprocess.run(["umount", "-l", roots["tmpfs"]])
+        for root in roots.values():
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def ways_by(d, column):
+    expected = expected_ways()
+    results, t = ways_of(d, column)
+    wrong = []
+    for way in sorted(expected.keys() | results.keys()):
+        for fs, result in results.get(way, {"any": "not tried"}).items():
+            wanted = expected.get(way, {}).get(column, "no row")
+            if result not in wanted.split("/") and result != "no":
+                wrong.append(f"{way} on {fs}: {result}, expected {wanted}")
+    tried = sum(result != "no" for of in results.values() for result in of.values())
+    if os.environ.get("VFSGUARD_WAYS"):
+        print("\n".join(f"{way} | {column} | {of}" for way, of in results.items()), flush=True)
+    check(not wrong, "\n" + "\n".join(wrong))
+    check(tried >= 0.9 * len(expected) * len(next(iter(results.values()))), f"only {tried} were tried")
+    return results, t
+
+
+def once_test_ways_by_lsm(d):
+    """Every cell is held, and told."""
+    if not doctor_report()[1]["enforce"]["lsm"]["works"]:
+        raise Skipped("no BPF LSM here")
+    results, t = ways_by(d, "lsm")
+    refused = sum(result == "held" for of in results.values() for result in of.values())
+    told = [e for e in t.events() if e.get("enforced")]
+    check(all((e["error"], e["policy"], e["denied_by"]) == ("EACCES", "no", "vfsguard") for e in told), [e for e in told if e["error"] != "EACCES"][:2])
+    # A descriptor that is refused on its way in (SCM_RIGHTS) is counted, and is no operation.
+    received = len(results["received by SCM_RIGHTS"])
+    check(len(told) >= refused - received, f"{refused} refused, {len(told)} told")
+
+
+def once_test_ways_by_override(d):
+    if not doctor_report()[1]["enforce"]["override"]["works"]:
+        raise Skipped("system calls cannot be overridden here")
+    ways_by(d, "override")
+
+
+def once_test_ways_by_signal(d):
+    ways_by(d, "signal" if doctor_report()[1]["observe"]["kprobe"]["works"] else "signal-at-return")
+
+
+def once_test_ways_by_fanotify(d):
+    ways_by(d, "fanotify")
+
+
+def once_test_policy_explain(d):
+    """Which rule decides, what the object is, and what else would refuse."""
+    os.chmod(d, 0o755)
+    for name in ("keys", "keys/shut", "keys/open"):
+        os.mkdir(f"{d}/{name}")
+    os.chmod(f"{d}/keys/shut", 0o700)
+    os.chmod(f"{d}/keys/open", 0o1777)
+    for name in ("a", "shut/b", "open/c"):
+        touch(f"{d}/keys/{name}", 0o600)
+    os.link(f"{d}/keys/a", f"{d}/keys/again")
+    os.symlink(f"{d}/keys/a", f"{d}/link")
+    with open(f"{d}/policy.yaml", "w") as f:
+        f.write(f"""version: 1
+rules:
+  - {{ name: keys, paths: ["{d}/keys/**"], operations: [open, unlink], unless: {{ uid: 0 }}, action: deny, errno: EPERM }}
+  - {{ name: watched, paths: ["{d}/**"], operations: all }}
+""")
+
+    def explain(path, do, who):
+        out = run_as([ARGS.vfsguard, "policy", "explain", f"{d}/policy.yaml", "--path", path, "--do", do, "--as", who])
+        check(out.returncode == 0, out.stderr)
+        return out.stdout.decode()
+    said = explain(f"{d}/link", "open", "uid=1000,exe=/bin/cat")
+    status = os.stat(f"{d}/keys/a")
+    for text in (f"open {d}/keys/a as uid=1000 gid=0 exe=/bin/cat: deny", f"{d}/link leads there", f"decided by 'keys', {d}/policy.yaml:3 (EPERM, mode enforce)",
+                 f"'watched' ({d}/policy.yaml:4) records it", f"ino {status.st_ino} nlink 2, regular, mode 0600, owner 0:0, on ", "it has 2 names",
+                 "besides: the mode bits refuse it to uid 1000 gid 0"):
+        check(text in said, f"no '{text}' in: {said}")
+    said = explain(f"{d}/keys/a", "open", "uid=0")
+    check("no rule denies" in said and "'keys'" in said and "'unless' leaves this subject out" in said and "besides" not in said, said)
+    said = explain(f"{d}/keys/shut/b", "open", "uid=1000")
+    check(f"besides: {d}/keys/shut (mode 0700, owner 0:0) may not be searched" in said, said)
+    check("is sticky" in explain(f"{d}/keys/open/c", "unlink", "uid=1000"), "sticky")
+    check("may not be changed" in explain(f"{d}/keys/a", "unlink", "uid=1000"), "the directory's mode")
+    check("none of that name now" in explain(f"{d}/keys/none", "open", "uid=1000"), "a name that is not there")
+    check("not uid 1000's own" in explain(f"{d}/keys/a", "chmod", "uid=1000"), "the owner's")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,noexec", "none", f"{d}/keys/shut"], check=True)
+    try:
+        said = explain(f"{d}/keys/shut/new", "create", "uid=0")
+        check("its mount is read-only" in said, said)
+    finally:
+        subprocess.run(["umount", "-l", f"{d}/keys/shut"])
+
+
 def once_test_every_rule_is_tried(d):
     """What the kernel's tables say to each rule, against what the rules say: those of a hand-made policy by state, and random ones in any number."""
     def live(rules, code):
