@@ -45,18 +45,19 @@ struct PolicyText {
 struct Loaded {
   policy::Policy policy;
   policy::Compiled compiled;
+  policy::Enforcement enforcement;  // where it was asked for, and a rule is to be carried out
 };
 
-util::Result<Loaded> load(const std::string& file) {
+util::Result<Loaded> load(const std::string& file, bool enforcement = false) {
   auto policy = policy::load(file);
   if (!policy) {
     return util::pass_on(policy.error());
   }
-  auto compiled = policy::compile_policy(*policy);
-  if (!compiled) {
-    return util::pass_on(compiled.error());
+  auto tables = policy::compile_tables(*policy, enforcement && policy::enforces(*policy));
+  if (!tables) {
+    return util::pass_on(tables.error());
   }
-  return Loaded{std::move(*policy), std::move(*compiled)};
+  return Loaded{std::move(*policy), std::move(tables->compiled), std::move(tables->enforcement)};
 }
 
 std::string subject_text(const event::Operation& operation) {
@@ -85,7 +86,7 @@ const policy::Rule* decide(const Loaded& loaded, event::Operation& operation) {
 policy::Action verdict_of(const policy::Rule* deciding) { return deciding == nullptr ? policy::Action::kAudit : deciding->action; }
 
 util::Result<int> check(const PolicyText& text) {
-  auto loaded = load(text.file);
+  auto loaded = load(text.file, true);
   if (!loaded) {
     return util::pass_on(loaded.error());
   }
@@ -93,14 +94,7 @@ util::Result<int> check(const PolicyText& text) {
     fmt::print(stderr, "note: {}\n", note);
   }
   const policy::Automaton& automaton = loaded->compiled.automaton;
-  std::size_t bytes = policy::kernel_tables(automaton, loaded->compiled.set_operations).size();
-  if (policy::enforces(loaded->policy)) {
-    const auto enforcement = policy::compile_enforcement(loaded->policy);
-    if (!enforcement) {
-      return util::pass_on(enforcement.error());
-    }
-    bytes += enforcement->tables.size();
-  }
+  const std::size_t bytes = policy::kernel_tables(automaton, loaded->compiled.set_operations).size() + loaded->enforcement.tables.size();
   fmt::print("{}: {} rules, {} automaton states, {} KiB in the kernel\n", text.file, loaded->policy.rules.size(), automaton.states.size(), bytes / 1024);
   return 0;
 }
@@ -111,11 +105,7 @@ util::Result<int> test_live(const Loaded& loaded) {
     fmt::print(stderr, "note: no rule of {} is to stop anything, so nothing was tried\n", loaded.policy.file);
     return 0;
   }
-  auto tables = policy::compile_enforcement(loaded.policy);
-  if (!tables) {
-    return util::pass_on(tables.error());
-  }
-  auto tried = enforce::Enforcer::try_out(loaded.policy, loaded.compiled, *tables, enforce::Mechanism::kAuto);
+  auto tried = enforce::Enforcer::try_out(loaded.policy, loaded.compiled, loaded.enforcement, enforce::Mechanism::kAuto);
   if (!tried) {
     return util::pass_on(tried.error());
   }
@@ -138,7 +128,7 @@ util::Result<int> test_live(const Loaded& loaded) {
 }
 
 util::Result<int> test(const PolicyText& text) {
-  auto loaded = load(text.file);
+  auto loaded = load(text.file, text.live);
   if (!loaded) {
     return util::pass_on(loaded.error());
   }

@@ -42,21 +42,15 @@ util::Result<policy::Policy> Governor::read(const std::vector<policy::Secret>& s
 util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Policy policy) const {
   auto version = std::make_shared<Version>();
   version->policy = std::move(policy);
-  auto compiled = policy::compile_policy(version->policy);
-  if (!compiled) {
-    return util::pass_on(compiled.error());
+  const auto before = now_        ? std::optional(policy::Before{now_->policy, now_->tables})
+                      : standing_ ? std::optional(policy::Before{standing_->policy, standing_->tables})
+                                  : std::nullopt;
+  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr);
+  if (!tables) {
+    return util::pass_on(tables.error());
   }
-  version->compiled = std::move(*compiled);
-  if (enforcer_ || policy::enforces(version->policy)) {
-    const auto before = now_        ? std::optional(policy::Before{now_->policy, now_->tables})
-                        : standing_ ? std::optional(policy::Before{standing_->policy, standing_->tables})
-                                    : std::nullopt;
-    auto tables = policy::compile_enforcement(version->policy, before ? &*before : nullptr);
-    if (!tables) {
-      return util::pass_on(tables.error());
-    }
-    version->tables = std::move(*tables);
-  }
+  version->compiled = std::move(tables->compiled);
+  version->tables = std::move(tables->enforcement);
   return version;
 }
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
+#include <future>
 #include <cctype>
 #include <map>
 #include <optional>
@@ -386,5 +388,29 @@ std::vector<std::string> directories_above(const std::string& glob) {
 }
 
 util::Result<Enforcement> compile_enforcement(const Policy& policy, const Before* before) { return Builder(policy).build(before); }
+
+util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before) {
+  constexpr std::size_t kManyRules = 500;  // fewer take less than a thread is worth
+  std::future<util::Result<Enforcement>> beside;
+  if (enforcement) {
+    beside = std::async(policy.rules.size() >= kManyRules ? std::launch::async : std::launch::deferred, compile_enforcement, std::cref(policy), before);
+  }
+  auto compiled = compile_policy(policy);
+  Tables tables;
+  if (enforcement) {
+    auto built = beside.get();
+    if (compiled && !built) {
+      return util::pass_on(built.error());
+    }
+    if (built) {
+      tables.enforcement = std::move(*built);
+    }
+  }
+  if (!compiled) {
+    return util::pass_on(compiled.error());
+  }
+  tables.compiled = std::move(*compiled);
+  return tables;
+}
 
 }  // namespace vfsguard::policy

@@ -1094,6 +1094,65 @@ def test_enforcement_by_subject(d):
                   ("above", "deny", "EACCES", "cat"), ("everybody", "deny", "EACCES", "cat")], got)
 
 
+def test_enforcement_of_disguises(d):
+    """Who looks like somebody who may, and is not: by name, by copy, by mount, by namespace, by loader, by a thread's own rights."""
+    for name in ("bin", "other", "jail"):
+        os.mkdir(f"{d}/{name}")
+    for name in ("program", "user", "group"):
+        touch(f"{d}/{name}", 0o666)
+    real, trusted = os.path.realpath(shutil.which("cat")), f"{d}/bin/trusted"
+    shutil.copy(real, trusted)
+    shutil.copy(real, f"{d}/other/trusted")
+    os.symlink(trusted, f"{d}/other/link")
+    os.link(trusted, f"{d}/other/hard")
+    group = f"/sys/fs/cgroup/vfsguard-test-{os.getpid()}"
+    os.mkdir(group)
+    t = enforcing(d, f"""
+  - {{ name: by-program, paths: {d}/program, operations: open, unless: {{ exe: {trusted} }}, action: deny }}
+  - {{ name: by-user, paths: {d}/user, operations: open, unless: {{ uid: 0 }}, action: deny }}
+  - {{ name: by-group, paths: {d}/group, operations: open, only: {{ cgroup: "{group[14:]}/**" }}, action: deny }}
+  - {{ name: by-group-itself, paths: {d}/group, operations: open, only: {{ cgroup: "{group[14:]}" }}, action: deny }}
+""")
+    target = f"{d}/program"
+
+    def read(*words, uid=None, **more):
+        out = run_as(list(words), uid=uid, **more)
+        check(out.returncode == 0 or b"Permission denied" in out.stderr, f"{words}: {out.returncode} {out.stderr}")
+        return out.returncode == 0
+
+    def python(code, *words, **more):
+        return read(sys.executable, "-c", "import os, sys, threading, ctypes\n" + code, *words, **more)
+    try:
+        check(read(trusted, target) and read(f"{d}/other/link", target), "the program itself, and by a link")
+        refused = {
+            "another program": read(real, target),
+            "its name": python("ctypes.CDLL(None).prctl(15, b'trusted', 0, 0, 0); open(sys.argv[1]).read()", target),
+            "its name as argument": read("bash", "-c", f"exec -a {trusted} {real} {target}"),
+            "a copy": read(f"{d}/other/trusted", target),
+            "a memfd of its name": python("f = os.memfd_create('trusted', 0); os.write(f, open(sys.argv[2], 'rb').read()); os.execv(f'/proc/self/fd/{f}', ['x', sys.argv[1]])", target, real),
+            "a mount over it": read("unshare", "-m", "sh", "-c", f"mount --bind {real} {trusted} && exec {trusted} {target}"),
+            "the same in a user namespace": read("unshare", "-Urm", "sh", "-c", f"mount --bind {real} {trusted} && exec {trusted} {target}", uid=1234),
+            "the loader": read("/lib64/ld-linux-x86-64.so.2", trusted, target),
+        }
+        check(not any(refused.values()), f"let through: {[k for k, v in refused.items() if v]}")
+        target = f"{d}/user"
+        check(read("cat", target) and not read("cat", target, uid=1234), "by user")
+        check(not read("unshare", "-Ur", "cat", target, uid=1234), "root of a user namespace")
+        # 117: setresuid of this thread alone; the kernel keeps credentials by thread.
+        own = "def f(): libc.syscall(117, 1234, 1234, 1234); look()\n"
+        look = "libc = ctypes.CDLL(None)\ngot = []\ndef look():\n  try: open(sys.argv[1]); got.append(1)\n  except OSError as e: got.append(0)\n"
+        threads = look + own + "t = threading.Thread(target=f); t.start(); t.join(); look(); sys.exit(got != [0, 1])"
+        check(run_as([sys.executable, "-c", "import sys, threading, ctypes\n" + threads, target]).returncode == 0, "a thread without its process's rights")
+        target = f"{d}/group"
+        join = "open(sys.argv[2] + '/cgroup.procs', 'w').write('0'); "
+        check(read("cat", target) and not python(join + "open(sys.argv[1])", target, group), "by control group")
+        check(not read("sh", "-c", f"echo $$ > {group}/cgroup.procs && cat {target} || exit 1"), "its child")
+    finally:
+        t.stop()
+        os.rmdir(group)
+    check("rule 'by-program': stopped 8" in t.summary, t.summary)
+
+
 def test_enforcement_can_be_left_off(d):
     touch(f"{d}/secret")
     t = enforcing(d, f"""

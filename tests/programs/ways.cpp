@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ways to a protected object, each tried by a process of its own that has no right to it:
 //
-//   ways DIR       prepares a directory for each, DIR/1, DIR/2, ..., and a neighbour DIR/1n, ... that is alike, says "prepared", waits for a line on standard input, tries them all, and says for each
+//   ways DIR       prepares a directory for each, DIR/1, DIR/2, ..., and a neighbour DIR/1n, ... that is alike, says "prepared", waits for a line on standard
+//   input, tries them all, and says for each
 //                  "WAY: RESULT"
 //   ways --list    their names, a line each
 //
@@ -63,8 +64,8 @@ void must(bool ok, const std::string& what) {
 // What a way has to work with. All paths are absolute; `a` is the object.
 struct Place {
   std::string dir, a, x, s, b, prog, alias, link, dirlink, above, deep;
-  int old = -1;     // opened before the policy, read and write
-  int old_dir = -1; // of dir
+  int old = -1;         // opened before the policy, read and write
+  int old_dir = -1;     // of dir
   char* low = nullptr;  // a page below 4 GiB
 };
 
@@ -261,7 +262,8 @@ const std::vector<Way>& ways() {
       {"open", [](const Place& p) { return opens(p.a, O_RDONLY); }},
       {"open to write", [](const Place& p) { return opens(p.a, O_RDWR | O_APPEND); }},
       {"open and truncate", [](const Place& p) { return opens(p.a, O_WRONLY | O_TRUNC); }},
-      {"openat2", [](const Place& p) {
+      {"openat2",
+       [](const Place& p) {
          const open_how how{.flags = O_RDONLY, .mode = 0, .resolve = RESOLVE_NO_MAGICLINKS};
          return of(syscall(SYS_openat2, AT_FDCWD, p.a.c_str(), &how, sizeof how));
        }},
@@ -273,11 +275,13 @@ const std::vector<Way>& ways() {
       {"openat, io_uring SQPOLL", [](const Place& p) { return request_open(p.a, 0, IORING_SETUP_SQPOLL); }},
       {"dots and slashes", [](const Place& p) { return opens(p.dir + "/s/..//./a", O_RDONLY); }},
       {"relative", [](const Place& p) { return chdir(p.dir.c_str()) != 0 ? errno : opens(std::string("a"), O_RDONLY); }},
-      {"below a descriptor", [](const Place& p) {
+      {"below a descriptor",
+       [](const Place& p) {
          const std::string name = "a";  // in memory that is there: what cannot be read is another way
          return of(openat(p.old_dir, name.c_str(), O_RDONLY));
        }},
-      {"a name that is not in memory", [](const Place& p) {
+      {"a name that is not in memory",
+       [](const Place& p) {
          const int fd = open((p.dir + "/name").c_str(), O_RDONLY);
          return of(open(static_cast<const char*>(mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, fd, 0)), O_RDONLY));
        }},
@@ -287,18 +291,24 @@ const std::vector<Way>& ways() {
       {"hard link from before", [](const Place& p) { return opens(p.alias, O_RDONLY); }},
       {"/proc/self/root", [](const Place& p) { return opens("/proc/self/root" + p.a, O_RDONLY); }},
       {"/proc/self/cwd", [](const Place& p) { return chdir(p.dir.c_str()) != 0 ? errno : opens("/proc/self/cwd/a", O_RDONLY); }},
-      {"O_PATH, opened again", [](const Place& p) {
+      {"O_PATH, opened again",
+       [](const Place& p) {
          const int fd = open(p.a.c_str(), O_PATH);
          return fd < 0 ? errno : opens("/proc/self/fd/" + std::to_string(fd), O_RDONLY);
        }},
       {"by a file handle", by_handle, true},
-      {"bind mount of the directory", [](const Place& p) {
+      {"bind mount of the directory",
+       [](const Place& p) {
          return in_namespaces(CLONE_NEWNS, [&] { return mount(p.dir.c_str(), "/mnt", nullptr, MS_BIND, nullptr) != 0 ? errno : opens("/mnt/a", O_RDONLY); });
-       }, true},
-      {"bind mount of the file", [](const Place& p) {
+       },
+       true},
+      {"bind mount of the file",
+       [](const Place& p) {
          return in_namespaces(CLONE_NEWNS, [&] { return mount(p.a.c_str(), p.x.c_str(), nullptr, MS_BIND, nullptr) != 0 ? errno : opens(p.x, O_RDONLY); });
-       }, true},
-      {"user and mount namespaces", [](const Place& p) {
+       },
+       true},
+      {"user and mount namespaces",
+       [](const Place& p) {
          return in_namespaces(CLONE_NEWUSER | CLONE_NEWNS,
                               [&] { return mount(p.dir.c_str(), "/mnt", nullptr, MS_BIND | MS_REC, nullptr) != 0 ? errno : opens("/mnt/a", O_RDONLY); });
        }},
@@ -306,20 +316,44 @@ const std::vector<Way>& ways() {
       {"exec", [](const Place& p) { return executes(p.prog, false); }},
       {"exec by descriptor", [](const Place& p) { return executes(p.prog, true); }},
       // By a descriptor from before.
-      {"read", [](const Place& p) { char c; return of(pread(p.old, &c, 1, 0)); }},
-      {"read, 32-bit", [](const Place& p) { return of32(call32(3, p.old, low(p, ""), 1)); }},
-      {"read, io_uring", [](const Place& p) {
+      {"read",
+       [](const Place& p) {
          char c;
-         return request([&](io_uring_sqe& e) { e.opcode = IORING_OP_READ; e.fd = p.old; e.addr = address(&c); e.len = 1; });
+         return of(pread(p.old, &c, 1, 0));
        }},
-      {"read, io_uring registered file", [](const Place& p) {
+      {"read, 32-bit", [](const Place& p) { return of32(call32(3, p.old, low(p, ""), 1)); }},
+      {"read, io_uring",
+       [](const Place& p) {
          char c;
-         return request([&](io_uring_sqe& e) { e.opcode = IORING_OP_READ; e.flags = IOSQE_FIXED_FILE; e.addr = address(&c); e.len = 1; }, 0, p.old);
+         return request([&](io_uring_sqe& e) {
+           e.opcode = IORING_OP_READ;
+           e.fd = p.old;
+           e.addr = address(&c);
+           e.len = 1;
+         });
+       }},
+      {"read, io_uring registered file",
+       [](const Place& p) {
+         char c;
+         return request(
+             [&](io_uring_sqe& e) {
+               e.opcode = IORING_OP_READ;
+               e.flags = IOSQE_FIXED_FILE;
+               e.addr = address(&c);
+               e.len = 1;
+             },
+             0, p.old);
        }},
       {"write", [](const Place& p) { return of(pwrite(p.old, "Y", 1, 0)); }},
       {"write, 32-bit", [](const Place& p) { return of32(call32(4, p.old, low(p, "Y"), 1)); }},
-      {"write, io_uring", [](const Place& p) {
-         return request([&](io_uring_sqe& e) { e.opcode = IORING_OP_WRITE; e.fd = p.old; e.addr = address("Y"); e.len = 1; });
+      {"write, io_uring",
+       [](const Place& p) {
+         return request([&](io_uring_sqe& e) {
+           e.opcode = IORING_OP_WRITE;
+           e.fd = p.old;
+           e.addr = address("Y");
+           e.len = 1;
+         });
        }},
       {"sendfile", [](const Place& p) { return of(sendfile(open(p.x.c_str(), O_RDWR), p.old, nullptr, 1)); }},
       {"splice", pipes},
@@ -335,8 +369,13 @@ const std::vector<Way>& ways() {
       // Changes.
       {"unlink", [](const Place& p) { return of(unlink(p.a.c_str())); }},
       {"unlink, 32-bit", [](const Place& p) { return of32(call32(10, low(p, p.a))); }},
-      {"unlink, io_uring", [](const Place& p) {
-         return request([&](io_uring_sqe& e) { e.opcode = IORING_OP_UNLINKAT; e.fd = AT_FDCWD; e.addr = address(p.a.c_str()); });
+      {"unlink, io_uring",
+       [](const Place& p) {
+         return request([&](io_uring_sqe& e) {
+           e.opcode = IORING_OP_UNLINKAT;
+           e.fd = AT_FDCWD;
+           e.addr = address(p.a.c_str());
+         });
        }},
       {"rename away", [](const Place& p) { return of(rename(p.a.c_str(), (p.dir + "/y").c_str())); }},
       {"rename, 32-bit", [](const Place& p) { return of32(call32(38, low(p, p.a), low(p, p.dir + "/y", 1))); }},
@@ -356,7 +395,8 @@ const std::vector<Way>& ways() {
       {"truncate", [](const Place& p) { return of(truncate(p.a.c_str(), 1)); }},
       {"chmod", [](const Place& p) { return of(chmod(p.a.c_str(), 0640)); }},
       {"chown", [](const Place& p) { return of(chown(p.a.c_str(), kUser, 4321)); }, true},
-      {"utimes", [](const Place& p) {
+      {"utimes",
+       [](const Place& p) {
          const timespec times[2] = {{1, 0}, {1, 0}};
          return of(utimensat(AT_FDCWD, p.a.c_str(), times, 0));
        }},
@@ -421,8 +461,8 @@ void look(const std::string& path, std::string& out) {
     return;
   }
   char line[256];
-  snprintf(line, sizeof line, " %lu %o %u:%u %ld %ld;", status.st_ino, status.st_mode, status.st_uid, status.st_gid, S_ISDIR(status.st_mode) ? 0L : status.st_size,
-           S_ISDIR(status.st_mode) ? 0L : status.st_mtim.tv_sec);
+  snprintf(line, sizeof line, " %lu %o %u:%u %ld %ld;", status.st_ino, status.st_mode, status.st_uid, status.st_gid,
+           S_ISDIR(status.st_mode) ? 0L : status.st_size, S_ISDIR(status.st_mode) ? 0L : status.st_mtim.tv_sec);
   out += path + line;
   char attributes[512];
   const ssize_t n = S_ISREG(status.st_mode) ? llistxattr(path.c_str(), attributes, sizeof attributes) : 0;
