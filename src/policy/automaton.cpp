@@ -146,7 +146,7 @@ class Builder {
   }
 
   std::uint32_t set_index(const ByteSet& set) {
-    const auto [it, added] = set_ids_.try_emplace(set.to_string(), static_cast<std::uint32_t>(sets_.size()));
+    const auto [it, added] = set_ids_.try_emplace(set, static_cast<std::uint32_t>(sets_.size()));
     if (added) {
       sets_.push_back(set);
     }
@@ -315,17 +315,26 @@ class Builder {
       std::vector<std::uint8_t> classes;
     };
     std::vector<Row> rows;
+    std::vector<std::uint32_t> targets;
     for (std::size_t s = 0; s < rows_.size(); ++s) {
-      std::unordered_map<std::uint32_t, std::size_t> counts;
-      for (const std::uint32_t t : rows_[s]) {
-        ++counts[t];
+      // The target that most bytes lead to; of several the lowest.
+      targets = rows_[s];
+      std::ranges::sort(targets);
+      std::uint32_t most = targets.front();
+      std::size_t count = 0;
+      for (std::size_t from = 0, to = 0; from < targets.size(); from = to) {
+        while (to < targets.size() && targets[to] == targets[from]) {
+          ++to;
+        }
+        if (to - from > count) {
+          count = to - from;
+          most = targets[from];
+        }
       }
-      const auto most =
-          std::ranges::max_element(counts, [](const auto& x, const auto& y) { return x.second != y.second ? x.second < y.second : x.first > y.first; });
-      a.states[s].fallback = most->first;
+      a.states[s].fallback = most;
       Row row{static_cast<std::uint32_t>(s), {}};
       for (std::size_t c = 0; c < rows_[s].size(); ++c) {
-        if (rows_[s][c] != most->first) {
+        if (rows_[s][c] != most) {
           row.classes.push_back(static_cast<std::uint8_t>(c));
         }
       }
@@ -366,7 +375,7 @@ class Builder {
 
   std::vector<Node> nodes_;
   std::vector<ByteSet> sets_;
-  std::unordered_map<std::string, std::uint32_t> set_ids_;
+  std::unordered_map<ByteSet, std::uint32_t> set_ids_;
   std::array<std::uint8_t, 256> class_of_{};
   std::vector<unsigned char> representative_;
   std::unordered_map<std::vector<std::uint32_t>, std::uint32_t, StateSetHash> states_by_set_;
