@@ -670,8 +670,11 @@ static __always_inline void identify(struct scratch *s, struct pending *p, bool 
 /* Was it enforcement that refused this? Then its event says so, and no filter holds it back. */
 static __always_inline bool take_decision(struct scratch *s, struct pending *p, struct task_struct *task, __s64 retval)
 {
-	struct vg_decision *decision = my_decision(task);
+	struct vg_decision *decision;
 
+	if (!killing && retval >= 0)
+		return false; /* what is refused fails */
+	decision = my_decision(task);
 	if (!decision && p->via == VG_VIA_IO_URING && p->file)
 		decision = worker_decision(task, (__u64)FIELD(struct file, p->file, f_inode));
 	/* Who is killed lives to the end of the call, whatever that comes to; by fanotify without an answer (ERESTARTSYS). */

@@ -108,6 +108,10 @@ util::Result<std::optional<Pins>> Pins::take(const std::string& directory, bool 
     }
     return util::fail_errno(errno == EACCES ? EX_NOPERM : EX_UNAVAILABLE, fmt::format("cannot look into '{}'", directory));
   }
+  // What is no bpffs holds somebody's files, which nobody here may remove.
+  if (struct statfs fs{}; fstatfs(fd.get(), &fs) != 0 || static_cast<unsigned long>(fs.f_type) != BPF_FS_MAGIC) {
+    return util::fail(EX_USAGE, fmt::format("'{}' is no directory of bpffs", directory));
+  }
   struct stat status{};
   if (fstat(fd.get(), &status) != 0 || status.st_uid != 0 || (status.st_mode & 022) != 0) {
     return util::fail(EX_NOPERM, fmt::format("'{}' must belong to root and be writable for nobody else", directory));

@@ -1606,6 +1606,10 @@ def once_test_persist_by_what_there_is(d):
     check("rule 'keys': stopped 4" in said and "released: 2 rules" in said, said)
     soon(lambda: cat(f"{d}/secret").returncode == 0, "it is refused although it was released")
     check("nothing stands" in release(d), "released twice")
+    os.makedirs(f"{d}/mine/1")
+    touch(f"{d}/mine/1/file")
+    out = run_as([ARGS.vfsguard, "release", "--pins", f"{d}/mine"])
+    check(out.returncode == 64 and b"is no directory of bpffs" in out.stderr and os.path.exists(f"{d}/mine/1/file"), f"somebody's files: {out.stderr}")
     # An agent that enforces nothing lifts what stood.
     persisting(d, rules).stop()
     with open(f"{d}/policy.yaml", "w") as f:
