@@ -552,6 +552,107 @@ int enforce_return(__u64 *ctx)
 	return 0;
 }
 
+/* A parent that lives, as what forked. */
+static long parent_step(__u32 i, struct lining *l)
+{
+	__u32 version = l->d->walk.version;
+
+	if (i >= VG_ANCESTORS_MAX - 1 || i >= l->d->above)
+		return 1;
+	l->lineage->above[i + 1].own.by[version & 1] = VG_MARK(version, l->d->ancestors[0][i]);
+	l->lineage->above[i + 1].ours.by[version & 1] = VG_MARK(version, l->d->ancestors[1][i]);
+	return 0;
+}
+
+/* The child's line: who forks it, and those that forked that one. As of now: what is executed later, or who it is given to, changes nothing. */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(note_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct task_struct *leader = parent->group_leader;
+	struct vg_lineage *from, *to;
+	__u32 version, count = 1;
+	struct lining l = {};
+	struct deed *d;
+
+	if (parent->tgid == child->tgid || !leader)
+		return 0;
+	to = bpf_task_storage_get(&lineages, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	d = to ? claim_deed() : NULL;
+	if (!d) {
+		COUNT(no_lineage);
+		return 0;
+	}
+	begin_deed(d, 0, 0, 0);
+	version = d->walk.version;
+	learn_executable(d);
+	/* Another version's program may have been here before: then only this version's sets are missing. */
+	if (!to->count) {
+		from = bpf_task_storage_get(&lineages, leader, 0, 0);
+		if (from && from->count) {
+			__builtin_memcpy(&to->above[1], &from->above[0], sizeof(to->above[0]) * (VG_ANCESTORS_MAX - 1));
+			count = from->count + 1;
+		} else {
+			learn_parents(d);
+			l.d = d;
+			l.lineage = to;
+			bpf_loop(VG_ANCESTORS_MAX - 1, parent_step, &l, 0);
+			count = d->above + 1;
+		}
+	}
+	to->above[0].own.by[version & 1] = VG_MARK(version, d->exe[0]);
+	to->above[0].ours.by[version & 1] = VG_MARK(version, d->exe[1]);
+	if (!to->count)
+		to->count = count > VG_ANCESTORS_MAX ? VG_ANCESTORS_MAX : count;
+	release_deed(d);
+	return 0;
+}
+
+__u32 carried_to = 0; /* the version that `carry_lineages` is for: about to be in force */
+
+struct carrying {
+	struct vg_lineage *lineage;
+	const struct vg_tables *last;
+	const struct vg_tables *next;
+};
+
+static __always_inline void carry_mark(const struct vg_tables *last, const struct vg_tables *next, __u32 version, struct vg_mark *mark)
+{
+	/* Of the version before the one in force: forked by a program that was running when that came. */
+	if (mark->by[~version & 1] >> 32 != version - 1)
+		mark->by[~version & 1] = VG_MARK(version - 1, exe_set_of(last, version - 1, mark));
+	mark->by[version & 1] = VG_MARK(version, exe_set_of(next, version, mark));
+}
+
+static long carry_step(__u32 i, struct carrying *c)
+{
+	if (i >= VG_ANCESTORS_MAX || i >= c->lineage->count)
+		return 1;
+	carry_mark(c->last, c->next, carried_to, &c->lineage->above[i].own);
+	carry_mark(c->last, c->next, carried_to, &c->lineage->above[i].ours);
+	return 0;
+}
+
+/* Read by the agent before a version is in force: what executables were to the last one, they are to this one. */
+SEC("iter/task")
+int carry_lineages(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	const struct vg_tables *last = tables_of(carried_to - 1), *next = tables_of(carried_to);
+	struct vg_lineage *lineage;
+	struct carrying c;
+
+	if (!task || !last || !next || task->pid != task->tgid)
+		return 0;
+	lineage = bpf_task_storage_get(&lineages, task, 0, 0);
+	if (!lineage)
+		return 0;
+	c.lineage = lineage;
+	c.last = last;
+	c.next = next;
+	bpf_loop(VG_ANCESTORS_MAX, carry_step, &c, 0);
+	return 0;
+}
+
 /* Run by the agent: which process it is, as the kernel counts. */
 SEC("syscall")
 int who_enforces(void *ctx)
@@ -623,7 +724,7 @@ int try_rule(struct vg_try *trial)
 	d->walk.state = t->path_start;
 	d->walk.skip = 0;
 	if (lexical_feed(&d->walk, text, len))
-		consider(d, dfa_accept(t, d->walk.state));
+		consider_known(d, dfa_accept(t, d->walk.state));
 	trial->rule = d->rule;
 	trial->verdict = d->verdict;
 	trial->code = d->code;

@@ -37,6 +37,9 @@ struct vg_tables {
 	vg_u32 any_set;      /* the range of every clause: for what could not be read */
 	vg_u32 translate_at; /* vg_u32 per match set of the version before: the set that says the same here; 0: there was none before */
 	vg_u32 translated;   /* how many */
+	vg_u32 exe_translate_at; /* the same of match sets of executables */
+	vg_u32 exes_translated;
+	vg_u32 pad[2];
 };
 
 #define VG_FIRST_VERSION 1 /* of the policy; each that takes its place has the next */
@@ -96,6 +99,7 @@ struct vg_enforcement {
 	vg_u64 known;       /* answered without: the object was known to be nobody's */
 	vg_u64 unreadable;  /* decided by every clause, because the path could not be read */
 	vg_u64 no_memory;   /* refused: more decisions at once than there is memory for */
+	vg_u64 no_lineage;  /* forked, and its ancestors could not be noted: it goes by the parents that live */
 	vg_u64 labels_full; /* a protected object was moved or linked and could not be marked: refused */
 };
 
@@ -111,6 +115,18 @@ struct vg_mark {
 	vg_u64 by[2];
 };
 #define VG_MARK(version, set) ((vg_u64)(version) << 32 | (set))
+
+/* Who forked a process, or forked one that forked, ... it: the match sets of its executable as of then, by its own mounts and by the agent's. */
+struct vg_forebear {
+	struct vg_mark own;
+	struct vg_mark ours;
+};
+
+struct vg_lineage {
+	vg_u32 count; /* 0: not known */
+	vg_u32 pad;
+	struct vg_forebear above[VG_ANCESTORS_MAX]; /* parent first */
+};
 
 /* BPF_PROG_TEST_RUN of the program `give_mark`. */
 struct vg_giving {
@@ -242,7 +258,8 @@ struct vg_aggregate {
 #define VG_AT_FILE_RECEIVE 26
 
 VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
-VG_ASSERT(sizeof(struct vg_tables) == 320);
+VG_ASSERT(sizeof(struct vg_tables) == 336);
+VG_ASSERT(sizeof(struct vg_forebear) == 32);
 VG_ASSERT(sizeof(struct vg_mark) == 16);
 VG_ASSERT(sizeof(struct vg_range) == 32);
 VG_ASSERT(sizeof(struct vg_clause) == 128);

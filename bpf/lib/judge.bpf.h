@@ -22,6 +22,8 @@ const volatile __u32 mechanism = VG_MECHANISM_LSM; /* of the programs at the obj
 const volatile __u32 our_mnt_ns = 0;         /* the agent's */
 const volatile __u32 rule_capacity = 1;      /* room in rule_counts for the rules of one policy */
 
+const volatile __u32 knows_lineages = 0;     /* forks are noted: some rule asks for ancestors */
+
 volatile __u64 decided_operations = 0; /* that some clause is about, of any policy that still decides */
 
 __u32 agent_tgid = 0;   /* locks itself out never */
@@ -99,6 +101,14 @@ struct {
 	__type(key, struct vg_label);
 	__type(value, struct vg_mark);
 } labels SEC(".maps");
+
+/* With the leaders of processes that were forked since forks are noted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct vg_lineage);
+} lineages SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -284,6 +294,24 @@ static __always_inline __u32 match_from(struct deed *d, __u32 start, __u64 dentr
 	return dfa_accept(t, walk_match(&d->walk, &d->work));
 }
 
+/* The match set that a mark stands for in this version; 0: none. */
+static __always_inline __u32 set_of(const struct vg_tables *t, __u32 version, const volatile struct vg_mark *mark, __u32 translate_at, __u32 translated)
+{
+	__u64 now = mark->by[version & 1], before;
+
+	if (now >> 32 == version)
+		return now;
+	before = mark->by[~version & 1];
+	if (before >> 32 != version - 1 || (__u32)before >= translated)
+		return 0;
+	return *(const __u32 *)table_at(t, translate_at + (__u32)before * sizeof(__u32), sizeof(__u32));
+}
+
+static __always_inline __u32 exe_set_of(const struct vg_tables *t, __u32 version, const volatile struct vg_mark *mark)
+{
+	return set_of(t, version, mark, t->exe_translate_at, t->exes_translated);
+}
+
 /* Its executable's match sets: as its own mounts name it, and as the agent's do. What was deleted matches nothing. */
 static __always_inline void match_executable(struct deed *d, __u64 file, __u32 *own, __u32 *ours)
 {
@@ -335,15 +363,56 @@ static long ancestor_step(__u32 i, struct deed **of)
 	return 0;
 }
 
-__noinline int learn_ancestors(struct deed *d)
+/* The parents that live. Inlined: a program may not go deeper than 8 calls. */
+static __always_inline int read_parents(struct deed *d)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	if (!d)
-		return 0;
 	d->above = 0;
 	d->cursor = (__u64)TASK(task, group_leader);
 	bpf_loop(VG_ANCESTORS_MAX, ancestor_step, &d, 0);
+	return 0;
+}
+
+__noinline int learn_parents(struct deed *d)
+{
+	return d ? read_parents(d) : 0;
+}
+
+struct lining {
+	struct deed *d;
+	const struct vg_tables *tables;
+	struct vg_lineage *lineage;
+};
+
+static long lineage_step(__u32 i, struct lining *l)
+{
+	if (i >= VG_ANCESTORS_MAX || i >= l->lineage->count)
+		return 1;
+	l->d->ancestors[0][i] = exe_set_of(l->tables, l->d->walk.version, &l->lineage->above[i].own);
+	l->d->ancestors[1][i] = exe_set_of(l->tables, l->d->walk.version, &l->lineage->above[i].ours);
+	l->d->above = i + 1;
+	return 0;
+}
+
+/* Those that forked it, whoever it was given to since; of a process that is older than that is noted, the parents that live. */
+__noinline int learn_ancestors(struct deed *d)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	const struct vg_tables *t = tables_for(d);
+	struct vg_lineage *lineage;
+	struct lining l;
+
+	if (!d || !t || !leader)
+		return 0;
+	lineage = knows_lineages ? bpf_task_storage_get(&lineages, leader, 0, 0) : NULL;
+	if (!lineage || !lineage->count)
+		return read_parents(d);
+	l.d = d;
+	l.tables = t;
+	l.lineage = lineage;
+	d->above = 0;
+	bpf_loop(VG_ANCESTORS_MAX, lineage_step, &l, 0);
 	return 0;
 }
 
@@ -520,24 +589,36 @@ static long clause_step(__u32 i, struct considering *c)
 	return 1;
 }
 
-/* What a match set says; the first rule that applies stays in d. */
-__noinline int consider(struct deed *d, __u32 set)
+/* What a match set says; the first rule that applies stays in d. `known`: all that is asked of the subject was looked up. */
+static __always_inline int consider_set(struct deed *d, __u32 set, bool known)
 {
 	const struct vg_tables *t = tables_for(d);
 	const struct vg_range *range;
 	struct considering c;
 
-	if (!d || !t || !set)
+	if (!t || !set)
 		return 0;
 	range = table_at(t, t->ranges_at + set * sizeof(*range), sizeof(*range));
 	if (!(range->operations & d->operations))
 		return 0;
-	learn(d, range->kinds);
+	if (!known)
+		learn(d, range->kinds);
 	c.d = d;
 	c.tables = t;
 	c.first = range->first;
 	bpf_loop(range->count, clause_step, &c, 0);
 	return 0;
+}
+
+__noinline int consider(struct deed *d, __u32 set)
+{
+	return d ? consider_set(d, set, false) : 0;
+}
+
+/* For programs that may sleep, in which a task's leader is not to be trusted by the verifier. */
+__noinline int consider_known(struct deed *d, __u32 set)
+{
+	return d ? consider_set(d, set, true) : 0;
 }
 
 static __always_inline void read_label(struct vg_label *label, __u64 inode)
@@ -549,20 +630,9 @@ static __always_inline void read_label(struct vg_label *label, __u64 inode)
 	label->generation = FIELD(struct inode, inode, i_generation);
 }
 
-/* The match set that the mark stands for in this version; 0: none. */
 static __always_inline __u32 marked_as(const struct vg_tables *t, __u32 version, const volatile struct vg_mark *mark)
 {
-	__u64 now, before;
-
-	if (!mark)
-		return 0;
-	now = mark->by[version & 1];
-	if (now >> 32 == version)
-		return now;
-	before = mark->by[~version & 1];
-	if (before >> 32 != version - 1 || (__u32)before >= t->translated)
-		return 0;
-	return *(const __u32 *)table_at(t, t->translate_at + (__u32)before * sizeof(__u32), sizeof(__u32));
+	return mark ? set_of(t, version, mark, t->translate_at, t->translated) : 0;
 }
 
 /* By every name of d->dentry. The match set that protects it stays in d->set; 0: none does. */

@@ -29,6 +29,10 @@ struct qstr {
 	const unsigned char *name;
 };
 
+struct bpf_iter__task {
+	struct task_struct *task;
+};
+
 struct seqcount {
 	unsigned int sequence;
 };

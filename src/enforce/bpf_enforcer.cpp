@@ -90,6 +90,10 @@ void BpfEnforcer::choose_programs(const sensor::KernelFacts& facts) {
   } else if (mechanism_ != Mechanism::kLsm) {
     programs_.push_back(p.enforce_at);
   }
+  if (forks_) {
+    programs_.push_back(p.note_fork);
+    bpf_program__set_autoload(p.carry_lineages, true);
+  }
   for (bpf_program* program : programs_) {
     bpf_program__set_autoload(program, true);
     sensor::fit_to_kprobes(program, fprobe_);
@@ -104,11 +108,13 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton_->obj) { bpf_program__set_autoload(program, false); }
   operations_ = tables.operations;
+  forks_ = (tables.kinds >> VG_WHO_ANCESTOR & 1) != 0 || (before != nullptr && before->lineages >= 0);
   choose_programs(facts);
   for (bpf_program* tool : {skeleton_->progs.who_enforces, skeleton_->progs.look, skeleton_->progs.give_mark, skeleton_->progs.try_rule}) {
     bpf_program__set_autoload(tool, true);
   }
   auto& knobs = *skeleton_->rodata;
+  knobs.knows_lineages = forks_ ? 1 : 0;
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
   knobs.mechanism = mechanism_ == Mechanism::kLsm ? VG_MECHANISM_LSM : VG_MECHANISM_SIGNAL;  // at the object
@@ -131,6 +137,9 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
     bpf_map__reuse_fd(skeleton_->maps.labels, before->labels);
     bpf_map__reuse_fd(skeleton_->maps.decisions, before->decisions);
     bpf_map__reuse_fd(skeleton_->maps.worker_decisions, before->worker_decisions);
+    if (before->lineages >= 0) {
+      bpf_map__reuse_fd(skeleton_->maps.lineages, before->lineages);
+    }
     vg_label any{};
     skeleton_->bss->labels_given = bpf_map_get_next_key(before->labels, nullptr, &any) == 0 ? 1 : 0;
   }
@@ -250,6 +259,9 @@ util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, c
     e.find_homes();
     if (opening.before != nullptr && opening.before->labels >= 0) {
       e.carry_marks(opening.tables, opening.before->translation, opening.before->version);
+      if (auto carried = e.carry_lineages(e.version_); !carried) {
+        return util::pass_on(carried.error());
+      }
     }
     e.find_names(opening.policy, opening.tables, e.version_);
   }
@@ -283,6 +295,9 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
     const vg_rule_counts none{};
     bpf_map__update_elem(skeleton_->maps.rule_counts, &index, sizeof index, &none, sizeof none, BPF_ANY);
   }
+  if (auto carried = carry_lineages(next); !carried) {
+    return carried;
+  }
   carry_marks(tables, translation_, version_);
   find_names(policy, tables, next);
   std::atomic_ref decided(skeleton_->bss->decided_operations);
@@ -307,7 +322,7 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
 bool BpfEnforcer::fits(const policy::Enforcement& tables) const {
   const bool hooked = std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });
   const bool probed = mechanism_ == Mechanism::kLsm || (tables.operations & ~operations_) == 0;
-  return hooked && probed && tables.tables.size() <= table_size_ && tables.rules <= capacity_;
+  return hooked && probed && (forks_ || (tables.kinds >> VG_WHO_ANCESTOR & 1) == 0) && tables.tables.size() <= table_size_ && tables.rules <= capacity_;
 }
 
 // Only functions that the kernel lists for error injection can be answered for, and one that is not refuses all that come with it. A call that this
@@ -392,7 +407,23 @@ Counts BpfEnforcer::counts() const {
 }
 
 Heritage BpfEnforcer::heritage() const {
-  return {mechanism_, version_, bpf_map__fd(skeleton_->maps.labels), decisions(), worker_decisions(), globs_, translation_};
+  return {mechanism_, version_,    bpf_map__fd(skeleton_->maps.labels), decisions(), worker_decisions(), forks_ ? bpf_map__fd(skeleton_->maps.lineages) : -1,
+          globs_,     translation_};
+}
+
+// What the executables of all processes' ancestors are to the next version; it is filled already.
+util::Result<void> BpfEnforcer::carry_lineages(std::uint32_t to_version) {
+  if (!forks_) {
+    return {};
+  }
+  std::atomic_ref(skeleton_->bss->carried_to).store(to_version);
+  const sensor::Link link(bpf_program__attach_iter(skeleton_->progs.carry_lineages, nullptr));
+  const util::UniqueFd iterator(link ? bpf_iter_create(bpf_link__fd(link.get())) : -1);
+  char none = 0;
+  if (!iterator || read(iterator.get(), &none, sizeof none) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot carry the ancestors of processes over to the next version of the policy");
+  }
+  return {};
 }
 
 int BpfEnforcer::decisions() const { return bpf_map__fd(skeleton_->maps.decisions); }
@@ -419,6 +450,8 @@ util::Result<void> BpfEnforcer::describe(const policy::Policy& policy, const pol
   }
   d.set_rules = tables.set_rules;
   d.translation = tables.translation;
+  d.exe_sets = tables.exe_sets;
+  d.forks = forks_ ? 1 : 0;
   d.before = before_;
   const std::string path = fmt::format("{}/{}{}", pinned_, kAbout, of_version);
   const std::vector<std::byte> bytes = encode(d);
@@ -448,6 +481,7 @@ util::Result<void> BpfEnforcer::pin(const std::string& directory, const policy::
   const std::pair<const char*, int> things[] = {{"labels", bpf_map__fd(maps.labels)},
                                                 {"decisions", decisions()},
                                                 {"worker_decisions", worker_decisions()},
+                                                {"lineages", bpf_map__fd(maps.lineages)},
                                                 {"rule_counts", bpf_map__fd(maps.rule_counts)},
                                                 {"enforcement", bpf_map__fd(maps.enforcement)},
                                                 {"data", bpf_map__fd(maps.data)},

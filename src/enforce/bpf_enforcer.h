@@ -67,6 +67,7 @@ class BpfEnforcer final : public Enforcer {
   util::Result<void> fill(const policy::Enforcement& tables, std::uint32_t of_version);
   util::Result<std::vector<RuleState>> prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
                                              std::uint32_t of_version) const;
+  util::Result<void> carry_lineages(std::uint32_t to_version);
   util::Result<std::size_t> attach_calls(std::span<const sensor::Probe> some);
   void remember(const policy::Policy& policy, const policy::Enforcement& tables);
   [[nodiscard]] std::map<std::string, vg_rule_counts> rule_counts(std::uint32_t of_version) const;
@@ -96,6 +97,7 @@ class BpfEnforcer final : public Enforcer {
   std::vector<sensor::Probe> calls_;    // where enforce_call goes
   std::uint64_t operations_ = 0;        // that these were chosen for
   bool fprobe_ = false;
+  bool forks_ = false;                      // note_fork is among the programs
   bool at_return_ = false;                  // no kprobes: signals come by enforce_return
   std::vector<std::string> names_;          // of the rules
   std::set<std::string> globs_;             // whose files were looked at for other names

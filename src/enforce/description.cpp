@@ -30,6 +30,8 @@ void transfer(Archive& archive, D& d) {
   });
   archive.list(d.set_rules, [&](auto& set) { archive.list(set, [&](auto& rule) { archive(rule); }); });
   archive.list(d.translation, [&](auto& set) { archive(set); });
+  archive.list(d.exe_sets, [&](auto& set) { archive.list(set, [&](auto& glob) { archive(glob); }); });
+  archive(d.forks);
   archive.list(d.globs, [&](auto& glob) { archive(glob); });
   archive(d.before.total);
 }

@@ -30,6 +30,8 @@ struct Description {
   std::vector<Rule> rules;
   std::vector<std::vector<std::uint32_t>> set_rules;
   std::vector<std::uint32_t> translation;
+  std::vector<std::vector<std::string>> exe_sets;
+  std::uint32_t forks = 0;         // they are noted
   std::vector<std::string> globs;  // whose files were looked at for other names
   Counts before;                   // what earlier versions did
 };

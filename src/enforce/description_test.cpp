@@ -19,6 +19,8 @@ Description some() {
   d.rules = {{"a", {"/a/**", std::string("/\xff\n", 3)}}, {"", {}}};
   d.set_rules = {{}, {0, 1}, {1}};
   d.translation = {0, 2};
+  d.exe_sets = {{}, {"/bin/a", "/bin/*"}};
+  d.forks = 1;
   d.globs = {"/a/**"};
   d.before.rules["a"] = {.stopped = 3, .kill_failed = 1};
   d.before.total.asked = 99;
@@ -37,6 +39,8 @@ TEST(Description, ComesBackAsItWas) {
   EXPECT_EQ(back->rules[0].globs, d.rules[0].globs);
   EXPECT_EQ(back->set_rules, d.set_rules);
   EXPECT_EQ(back->translation, d.translation);
+  EXPECT_EQ(back->exe_sets, d.exe_sets);
+  EXPECT_EQ(back->forks, 1u);
   EXPECT_EQ(back->globs, d.globs);
   EXPECT_EQ(back->before.rules.at("a").stopped, 3u);
   EXPECT_EQ(back->before.total.asked, 99u);

@@ -49,6 +49,7 @@ void Counts::add_per_cpu(int map) {
     total.unreadable += one.unreadable;
     total.no_memory += one.no_memory;
     total.labels_full += one.labels_full;
+    total.no_lineage += one.no_lineage;
   }
 }
 

@@ -67,6 +67,7 @@ struct Heritage {
   int labels = -1;  // maps of bpf/lib/judge.bpf.h
   int decisions = -1;
   int worker_decisions = -1;
+  int lineages = -1;
   std::set<std::string> globs;             // whose files were looked at for other names
   std::vector<std::uint32_t> translation;  // from the version before into this one
 };

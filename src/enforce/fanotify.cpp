@@ -96,7 +96,7 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, e.skeleton_->obj) { bpf_program__set_autoload(program, program == e.skeleton_->progs.look); }
   for (bpf_map* unused : {e.skeleton_->maps.tables, e.skeleton_->maps.deeds, e.skeleton_->maps.free_objects, e.skeleton_->maps.labels, e.skeleton_->maps.homes,
-                          e.skeleton_->maps.rule_counts, e.skeleton_->maps.names}) {
+                          e.skeleton_->maps.lineages, e.skeleton_->maps.rule_counts, e.skeleton_->maps.names}) {
     bpf_map__set_autocreate(unused, false);
   }
   if (before != nullptr && before->decisions >= 0) {
@@ -345,33 +345,37 @@ FanotifyEnforcer::Answer FanotifyEnforcer::decide(const Asked& asked) {
   ++asked_;
   const auto version = current();
   std::vector<std::string> names = names_of(asked, *version);
-  if (names.empty()) {
-    ++unreadable_;
-    return {};
-  }
+  // What has no path that could be read is what every rule is about.
+  const bool unreadable = names.empty();
   const policy::Automaton& automaton = version->compiled.automaton;
   std::erase_if(names, [&](const std::string& name) { return automaton.match(automaton.head.path_start, name) == 0; });
-  if (names.empty()) {
+  if (names.empty() && !unreadable) {
     return {.allow = true};
   }
   event::Operation operation;
   const pid_t caller = enrich::describe_caller(asked.tid, operation);
-  std::vector<std::uint32_t> both;
   const policy::Rule* first = nullptr;
+  const auto consider = [&](const policy::Rule& rule) {
+    for (const unsigned of : {VG_OP_OPEN, VG_OP_EXEC, VG_OP_READ}) {
+      operation.raw.operation = static_cast<vg_u8>(of);
+      const bool about = (asked.operations & rule.operations & bit(of)) != 0 && rule.decides();
+      // Of somebody who is gone, or cannot be looked at, every condition holds that would stop it.
+      if (about && (first == nullptr || &rule < first) && (caller == 0 || rule.asks_for(operation))) {
+        first = &rule;
+      }
+    }
+  };
+  std::vector<std::uint32_t> both;
   for (const std::string& name : names) {
     operation.path = name;
     policy::match_paths(version->compiled, operation);
     for (const std::uint32_t index : policy::rules_at(version->compiled, operation, both)) {
-      const policy::Rule& rule = version->policy.rules[index];
-      for (const unsigned of : {VG_OP_OPEN, VG_OP_EXEC, VG_OP_READ}) {
-        operation.raw.operation = static_cast<vg_u8>(of);
-        const bool about = (asked.operations & rule.operations & bit(of)) != 0 && rule.decides();
-        // Of somebody who is gone, or cannot be looked at, every condition holds that would stop it.
-        if (about && (first == nullptr || &rule < first) && (caller == 0 || rule.asks_for(operation))) {
-          first = &rule;
-        }
-      }
+      consider(version->policy.rules[index]);
     }
+  }
+  if (unreadable) {
+    ++unreadable_;
+    std::ranges::for_each(version->policy.rules, consider);
   }
   if (first == nullptr || !first->enforce) {
     return {.allow = true};

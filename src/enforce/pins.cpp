@@ -68,6 +68,7 @@ Heritage Standing::heritage() const {
   heritage.labels = labels.get();
   heritage.decisions = decisions.get();
   heritage.worker_decisions = worker_decisions.get();
+  heritage.lineages = description.forks != 0 ? lineages.get() : -1;
   heritage.globs.insert(description.globs.begin(), description.globs.end());
   heritage.translation = description.translation;
   return heritage;
@@ -175,8 +176,9 @@ std::unique_ptr<Standing> Pins::standing(std::vector<std::string>& notes) const 
       found->labels = pinned(found->directory, "labels");
       found->decisions = pinned(found->directory, "decisions");
       found->worker_decisions = pinned(found->directory, "worker_decisions");
+      found->lineages = pinned(found->directory, "lineages");
       if (!has_sizes(found->labels, sizeof(vg_label), sizeof(vg_mark)) || !has_sizes(found->decisions, sizeof(int), sizeof(vg_decision)) ||
-          !has_sizes(found->worker_decisions, sizeof(vg_worker_key), sizeof(vg_decision))) {
+          !has_sizes(found->worker_decisions, sizeof(vg_worker_key), sizeof(vg_decision)) || !has_sizes(found->lineages, sizeof(int), sizeof(vg_lineage))) {
         notes.push_back(fmt::format("the enforcement in '{}' has not the maps of this version; what it marked is forgotten", found->directory));
         continue;
       }
@@ -188,6 +190,7 @@ std::unique_ptr<Standing> Pins::standing(std::vector<std::string>& notes) const 
         }
       }
       found->tables.set_rules = found->description.set_rules;
+      found->tables.exe_sets = found->description.exe_sets;
       const auto in_policy = [&](std::uint32_t rule) { return rule < found->policy.rules.size(); };
       if (!std::ranges::all_of(found->tables.set_rules, [&](const auto& set) { return std::ranges::all_of(set, in_policy); })) {
         continue;

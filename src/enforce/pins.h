@@ -37,6 +37,7 @@ struct Standing {
   util::UniqueFd labels;
   util::UniqueFd decisions;
   util::UniqueFd worker_decisions;
+  util::UniqueFd lineages;
   policy::Policy policy;       // names and globs of its rules, for policy::Before
   policy::Enforcement tables;  // likewise
 

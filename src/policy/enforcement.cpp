@@ -68,8 +68,10 @@ class Builder {
     }
     const std::uint32_t any = add_range(all);
     std::vector<std::uint32_t> translation;
+    std::vector<std::uint32_t> exe_translation;
     if (before != nullptr) {
       translation = translate(*before);
+      exe_translation = translate_executables(before->tables.exe_sets);
     }
     vg_tables head = compilation->automaton.head;
     head.path_start = compilation->starts[kPaths];
@@ -91,7 +93,18 @@ class Builder {
       head.translate_at = image.add(std::span(translation));
       head.translated = static_cast<vg_u32>(translation.size());
     }
+    if (!exe_translation.empty()) {
+      head.exe_translate_at = image.add(std::span(exe_translation));
+      head.exes_translated = static_cast<vg_u32>(exe_translation.size());
+    }
     Enforcement result;
+    result.kinds = ranges_[any].kinds;
+    result.exe_sets.resize(subject_sets_[kExecutables].size() + 1);
+    for (const auto& [globs, set] : subject_sets_[kExecutables]) {
+      for (const std::uint32_t glob : globs) {
+        result.exe_sets[set].push_back(patterns_[kExecutables].globs[glob].text);
+      }
+    }
     result.set_rules.resize(ranges_.size());
     for (const auto& [clauses, set] : path_sets_) {
       for (const std::uint32_t clause : clauses) {
@@ -332,6 +345,22 @@ class Builder {
         it->second = add_range(clauses);
       }
       translation.push_back(it->second);
+    }
+    return translation;
+  }
+
+  // An executable that matched these globs matches those of them that are asked for here; of the others nobody can say any more.
+  std::vector<std::uint32_t> translate_executables(const std::vector<std::vector<std::string>>& before) {
+    std::vector<std::uint32_t> translation;
+    for (const std::vector<std::string>& globs : before) {
+      std::vector<std::uint32_t> here;
+      for (const std::string& glob : globs) {
+        if (const auto known = known_patterns_[kExecutables].find(glob); known != known_patterns_[kExecutables].end()) {
+          here.push_back(static_cast<std::uint32_t>(known->second));
+        }
+      }
+      make_unique(here);
+      translation.push_back(here.empty() ? 0 : patterns_[kExecutables].resolve(here));
     }
     return translation;
   }

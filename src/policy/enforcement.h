@@ -28,6 +28,8 @@ struct Enforcement {
   Automaton automaton;                                // as in the tables, for what is looked up in user space
   std::vector<std::vector<std::uint32_t>> set_rules;  // per match set of a path: its rules' places in the policy; empty: it is of something else
   std::vector<std::uint32_t> translation;             // per match set of the policy before: the one that says the same in this
+  std::vector<std::vector<std::string>> exe_sets;     // per match set of an executable: the globs that match
+  std::uint32_t kinds = 0;                            // bit per VG_WHO_*: what the rules ask of the subject
 };
 
 // The policy that these tables are to replace: what its match sets become is in the tables too, for the objects that the kernel marked with them.

@@ -43,6 +43,18 @@ def check(condition, why):
         raise Failure(why)
 
 
+RUNNING = []
+
+
+def end_all():
+    """What a test that failed left running would go on enforcing; before its file systems go away, which would have it look elsewhere."""
+    while RUNNING:
+        process = RUNNING.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class Trace:
     """A running `vfsguard trace` (or another command), ready to see events."""
 
@@ -52,6 +64,7 @@ class Trace:
         self.out = tempfile.NamedTemporaryFile(dir="/tmp", prefix="vfsguard-test-out.", delete=True) if stdout is None else stdout
         self.process = subprocess.Popen([ARGS.vfsguard] + words, stdout=self.out, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env,
                                         preexec_fn=preexec)
+        RUNNING.append(self.process)
         self.said = b""
         self.ended = False
         while b"ready " not in self.said:
@@ -1512,6 +1525,7 @@ def with_bpffs(test):
         try:
             test(d)
         finally:
+            end_all()
             run_as([ARGS.vfsguard, "release", "--pins", f"{d}/bpf/vg"])
             subprocess.run(["umount", "-l", f"{d}/bpf"])
     wrapped.__name__, wrapped.__doc__ = test.__name__, test.__doc__
@@ -1707,7 +1721,7 @@ def once_test_bad_policies(d):
         f.write("version: 1\nrules:\n  - name: a\n    paths: [/a]\n    operations: [open, connect]\n    action: deny\n")
     works = doctor_report()[1]["enforce"]["lsm"]["works"]
     refuses(["run", "--config", f"{d}/p.yaml"], 78, "p.yaml:3", "degraded: accept", *(("connect",) if works else ("BPF LSM", "--enforce off")))
-    refuses(["run", "--config", f"{d}/p.yaml", "--enforce", "fanotify"], 64)
+    refuses(["run", "--config", f"{d}/p.yaml", "--enforce", "sorcery"], 64, "lsm,override,signal,fanotify")
     policy("version: 1\nrules:\n  - name: a\n    paths: [/a]\n  - name: a\n    paths: [/b]\n", "p.yaml:5:11", "line 3 already")
     policy("version: 1\nrules:\n  - name: a\n    paths: [/a]\n    unless: { user: nobody-of-that-name }\n", "p.yaml:5:21", "no user")
     policy("version: 1\nrules:\n  - name: a\n    paths: [/a]\n    severity: hihg\n", "p.yaml:5:15", "did you mean 'high'?")
@@ -1953,6 +1967,7 @@ def once_test_enforce_by_fanotify(d):
     try:
         enforce_by_fanotify(f"{d}/fs")
     finally:
+        end_all()
         subprocess.run(["umount", "-l", f"{d}/fs"])
 
 
@@ -2084,6 +2099,7 @@ rules:
         t.stop()
         return results, t
     finally:
+        end_all()
         for process in running.values():
             process.kill()
             process.wait()
@@ -2181,6 +2197,62 @@ rules:
         subprocess.run(["umount", "-l", f"{d}/keys/shut"])
 
 
+@with_bpffs
+def once_test_enforcement_of_orphans(d):
+    """Whom somebody's program forked stays its descendant, whoever it is given to, through new policies, and through another agent."""
+    os.chmod(d, 0o777)
+    for name in ("a", "b", "free"):
+        touch(f"{d}/{name}", 0o666)
+    parent, shell, cat_ = f"{d}/parent", os.path.realpath(shutil.which("dash")), os.path.realpath(shutil.which("cat"))
+    shutil.copy(shell, parent)
+    rules = "".join(f"  - {{ name: {name}, paths: {d}/{name}, operations: open, only: {{ ancestor: {parent} }}, action: deny, degraded: accept }}\n" for name in "a")
+    more = rules + f"  - {{ name: b, paths: {d}/b, operations: open, only: {{ ancestor: ['{d}/nobody', {parent}] }}, action: deny, degraded: accept }}\n"
+    orphans = []
+
+    def leave(target):
+        """Forks a process and ends; that one forks again, ends, and its child opens the file when it is told to."""
+        n = len(orphans)
+        script = f"while [ ! -e {d}/go{n} ]; do sleep 0.05; done; exec {cat_} {d}/{target} > {d}/out{n} 2>&1; "
+        subprocess.run([parent, "-c", f"({shell} -c '({script}) & echo $!' > {d}/pid{n} &)"], check=True, timeout=PATIENCE)  # no pipe, which the orphan would hold
+        soon(lambda: os.path.exists(f"{d}/pid{n}") and open(f"{d}/pid{n}").read().strip(), "no orphan")
+        pid = int(open(f"{d}/pid{n}").read())
+        soon(lambda: "PPid:\t1\n" in open(f"/proc/{pid}/status").read(), "it has a parent yet")
+        orphans.append(pid)
+        return n
+
+    def gets(n):
+        touch(f"{d}/go{n}")
+        soon(lambda: not os.path.exists(f"/proc/{orphans[n]}") or "State:\tZ" in open(f"/proc/{orphans[n]}/status").read(), "it does not end")
+        return open(f"{d}/out{n}").read() == "content"
+    # Without orphans of before: who is older than the first rule that asks goes by its parents that live.
+    t = persisting(d, rules)
+    try:
+        first, second, third, free = leave("a"), leave("a"), leave("b"), leave("free")
+        check(cat(f"{d}/a", 0).returncode == 0, "who has no such ancestor")
+        check(not gets(first) and gets(free), "before any change")
+        for _ in range(3):
+            tell(d, "reload")
+        with open(f"{d}/policy.yaml", "w") as f:
+            f.write("version: 1\npersist: true\nrules:\n" + more)
+        tell(d, "reload")
+        check(not gets(second) and not gets(third), "after four changes of the policy")
+        fourth, fifth = leave("b"), leave("a")
+        t.process.kill()
+        t.wait()
+        sixth = leave("a")
+        t = persisting(d, more)
+        tell(d, "reload")
+        check(not gets(fourth) and not gets(fifth) and not gets(sixth), "after another agent took over")
+        check(run_as([parent, "-c", f"{cat_} {d}/a; exit $?"]).returncode != 0 and run_as([shell, "-c", f"{cat_} {d}/a; exit $?"]).returncode == 0, "children")
+        t.stop()
+        check(t.code == 0, t.summary)
+    finally:
+        for n, pid in enumerate(orphans):
+            touch(f"{d}/go{n}")
+        if not hasattr(t, "summary"):
+            t.stop()
+
+
 def once_test_every_rule_is_tried(d):
     """What the kernel's tables say to each rule, against what the rules say: those of a hand-made policy by state, and random ones in any number."""
     def live(rules, code):
@@ -2270,6 +2342,7 @@ def main():
             word, why = "failed", str(e)
         except Exception as e:  # a defect of the test is a failure too
             word, why = "failed", f"{type(e).__name__}: {e}"
+        end_all()
         results[word] += 1
         print(f"{word.upper():7} {name} [{HOOK}] {time.time() - start:.1f} s{': ' + why[:3000] if why else ''}", flush=True)
         shutil.rmtree(d, ignore_errors=True)
