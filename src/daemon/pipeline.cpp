@@ -455,6 +455,9 @@ void Pipeline::summary() {
     }
     fmt::print(stderr, "  decisions: {}, of which {} about what no rule names; unreadable {}, refused for want of memory {}, marks without room {}\n",
                counts.total.asked, counts.total.known, counts.total.unreadable, counts.total.no_memory, counts.total.labels_full);
+    if (counts.total.no_lineage > 0) {
+      fmt::print(stderr, "  forks whose ancestors could not be noted: {}\n", counts.total.no_lineage);
+    }
     if (options_.governor->persists()) {
       fmt::print(stderr, "  what it stops stays stopped (persist: true), until the next agent or vfsguard release\n");
     }
