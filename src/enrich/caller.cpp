@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "enrich/caller.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,25 +15,11 @@
 #include <fmt/format.h>
 
 #include "event/decode.h"
-#include "util/fd.h"
+#include "util/read_file.h"
 
 namespace vfsguard::enrich {
 
 namespace {
-
-std::optional<std::string> read_whole(const std::string& path) {
-  const util::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) {
-    return std::nullopt;
-  }
-  std::string text;
-  std::array<char, 4096> chunk;
-  ssize_t n = 0;
-  while ((n = read(fd.get(), chunk.data(), chunk.size())) > 0) {
-    text.append(chunk.data(), static_cast<std::size_t>(n));
-  }
-  return n < 0 || text.empty() ? std::nullopt : std::optional(std::move(text));
-}
 
 // The numbers of a line of /proc/PID/status.
 std::optional<std::uint32_t> number_of(std::string_view status, std::string_view key) {
@@ -66,9 +51,9 @@ std::optional<std::string> executable_of(std::uint32_t pid) {
 }  // namespace
 
 pid_t describe_caller(pid_t tid, event::Operation& operation) {
-  const auto status = read_whole(fmt::format("/proc/{}/status", tid));
-  const auto name = read_whole(fmt::format("/proc/{}/comm", tid));
-  if (!status || !name) {
+  const auto status = util::read_file(fmt::format("/proc/{}/status", tid));
+  const auto name = util::read_file(fmt::format("/proc/{}/comm", tid));
+  if (!status || !name || name->empty()) {
     return 0;
   }
   const auto tgid = number_of(*status, "Tgid");
@@ -91,10 +76,10 @@ pid_t describe_caller(pid_t tid, event::Operation& operation) {
       ancestor.exe = std::make_shared<const std::string>(std::move(*exe));
     }
     process->ancestors.push_back(std::move(ancestor));
-    const auto theirs = read_whole(fmt::format("/proc/{}/status", *above));
+    const auto theirs = util::read_file(fmt::format("/proc/{}/status", *above));
     above = theirs ? number_of(*theirs, "PPid") : std::nullopt;
   }
-  const auto groups = read_whole(fmt::format("/proc/{}/cgroup", tid));
+  const auto groups = util::read_file(fmt::format("/proc/{}/cgroup", tid));
   if (const std::size_t at = groups ? ("\n" + *groups).find("\n0::") : std::string::npos; at != std::string::npos) {
     const std::string_view line = std::string_view(*groups).substr(at + 3);
     process->cgroup = line.substr(0, line.find('\n'));

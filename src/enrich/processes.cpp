@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "enrich/processes.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <array>
@@ -11,29 +10,15 @@
 #include <fmt/format.h>
 
 #include "event/decode.h"
-#include "util/fd.h"
+#include "util/read_file.h"
 
 namespace vfsguard::enrich {
 
 namespace {
 
-std::optional<std::string> read_file(const std::string& path) {
-  const util::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) {
-    return std::nullopt;
-  }
-  std::string text;
-  std::array<char, 4096> chunk;
-  ssize_t n = 0;
-  while ((n = read(fd.get(), chunk.data(), chunk.size())) > 0) {
-    text.append(chunk.data(), static_cast<std::size_t>(n));
-  }
-  return text;
-}
-
 // Field 22 of /proc/PID/stat, in clock ticks. The name in field 2 may hold anything, so count from the last ')'.
 std::optional<std::uint64_t> start_ticks(std::uint32_t pid) {
-  const auto stat = read_file(fmt::format("/proc/{}/stat", pid));
+  const auto stat = util::read_file(fmt::format("/proc/{}/stat", pid));
   if (!stat) {
     return std::nullopt;
   }
@@ -91,7 +76,7 @@ std::shared_ptr<const event::Process> from_proc(const vg_event& e) {
     process->exe_deleted = exe->deleted;
     process->exe_memfd = process->exe->starts_with("memfd:");
   }
-  if (auto text = read_file(fmt::format("/proc/{}/cmdline", e.pid))) {
+  if (auto text = util::read_file(fmt::format("/proc/{}/cmdline", e.pid))) {
     auto& arguments = process->arguments.emplace();
     std::size_t at = 0;
     while (at < text->size()) {

@@ -7,6 +7,8 @@
 #include <array>
 #include <charconv>
 
+#include "util/read_file.h"
+
 namespace vfsguard::util {
 
 namespace {
@@ -74,12 +76,8 @@ std::vector<Mount> parse_mountinfo(std::string_view text) {
 
 std::vector<Mount> read_mountinfo(int fd) {
   std::string text;
-  std::array<char, 4096> chunk;
-  ssize_t n = 0;
   lseek(fd, 0, SEEK_SET);
-  while ((n = read(fd, chunk.data(), chunk.size())) > 0) {
-    text.append(chunk.data(), static_cast<std::size_t>(n));
-  }
+  (void)read_all(fd, text);
   return parse_mountinfo(text);
 }
 

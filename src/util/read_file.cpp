@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "util/read_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "util/fd.h"
+
+namespace vfsguard::util {
+
+bool read_all(int fd, std::string& text) {
+  std::array<char, 4096> chunk;
+  ssize_t n = 0;
+  while ((n = read(fd, chunk.data(), chunk.size())) > 0) {
+    text.append(chunk.data(), static_cast<std::size_t>(n));
+  }
+  return n == 0;
+}
+
+std::optional<std::string> read_file(const std::string& path) {
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text;
+  return fd && read_all(fd.get(), text) ? std::optional(std::move(text)) : std::nullopt;
+}
+
+}  // namespace vfsguard::util
