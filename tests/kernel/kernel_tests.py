@@ -1340,6 +1340,26 @@ while True:
     t.stop()
 
 
+def descriptors_of(pid):
+    """What they lead to, at rest."""
+    time.sleep(1.5)  # our own connection is gone by then
+    least = None
+    for _ in range(10):  # an agent opens files of /proc for a moment
+        now = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                now.append(re.sub(r"\d+", "N", os.readlink(f"/proc/{pid}/fd/{fd}")))
+            except FileNotFoundError:
+                pass
+        least = now if least is None or len(now) < len(least) else least
+        time.sleep(0.05)
+    return collections.Counter(least)
+
+
+def resident_of(pid):
+    return int(re.search(r"VmRSS:\s+(\d+) kB", open(f"/proc/{pid}/status").read()).group(1))
+
+
 def test_reload_under_load(d):
     """Never a wrong verdict, and never one made by half of each policy; nothing is left behind in the agent or the kernel."""
     if HOOK != "lsm":
@@ -1364,28 +1384,9 @@ def test_reload_under_load(d):
     swings = [subprocess.Popen([swing, d], stdout=subprocess.PIPE, preexec_fn=lambda: os.setresuid(1234, 1234, 1234)) for _ in range(2)]
     ask(d, b'{"command":"reload"}')
 
-    def descriptors():
-        """What they lead to, at rest."""
-        time.sleep(1.5)  # our own connection is gone by then
-        least = None
-        for _ in range(10):  # it opens files of /proc for a moment
-            now = []
-            for fd in os.listdir(f"/proc/{t.process.pid}/fd"):
-                try:
-                    now.append(re.sub(r"\d+", "N", os.readlink(f"/proc/{t.process.pid}/fd/{fd}")))
-                except FileNotFoundError:
-                    pass
-            least = now if least is None or len(now) < len(least) else least
-            time.sleep(0.05)
-        return collections.Counter(least)
-
-    def rss():
-        return int(re.search(r"VmRSS:\s+(\d+) kB", open(f"/proc/{t.process.pid}/status").read()).group(1))
-    before = descriptors()
-    resident = [rss()]
-    times = 40 if VM else 300
-    if os.environ.get("VFSGUARD_RELOADS"):
-        times = int(os.environ["VFSGUARD_RELOADS"])
+    before = descriptors_of(t.process.pid)
+    resident = [resident_of(t.process.pid)]
+    times = int(os.environ.get("VFSGUARD_RELOADS", 40))
     slowest = 0
     for i in range(times):
         write_rules(d, rules(i % 2 == 0))
@@ -1399,11 +1400,11 @@ def test_reload_under_load(d):
     # Without load, so that only the changes themselves can leave something behind.
     for i in range(24):
         if i in (4, 23):
-            resident.append(rss())
+            resident.append(resident_of(t.process.pid))
         write_rules(d, rules(i % 2 == 0))
         check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
         time.sleep(0.02)
-    after = descriptors()
+    after = descriptors_of(t.process.pid)
     t.stop()
     rounds, by_x, by_y, opened, refused, exchanged = total
     check(opened == 0 and refused == 0 and exchanged == 0, f"of {rounds}: {opened} opened, {refused} refused, {exchanged} exchanged")
@@ -1416,6 +1417,72 @@ def test_reload_under_load(d):
     if before - after:
         print(f"    gone since the start: {dict(before - after)}")
     print(f"    {times} reloads, slowest {slowest} ms; {rounds} rounds, exchanges refused {by_x} + {by_y}; {resident} KiB resident")
+
+
+COPIES = """
+import os, signal, sys
+d = sys.argv[1]
+tried = through = 0
+over = []
+signal.signal(signal.SIGTERM, lambda *_: over.append(1))
+x, y, never = (os.open(f"{d}/{name}", os.O_RDWR) for name in ("x", "y", "never"))
+print("copying", flush=True)
+while not over:
+    for f in (lambda: os.copy_file_range(x, y, 1, 0, 0), lambda: os.pread(never, 1, 0)):
+        pid = os.fork()
+        if pid == 0:
+            os.setresuid(1234, 1234, 1234)
+            f()
+            os._exit(0)
+        tried += 1
+        through += os.waitpid(pid, 0)[1] != signal.SIGKILL
+print(tried, through, flush=True)
+"""
+
+
+def once_test_reloads_by_signal(d):
+    """On a real machine's own kernel, by signal: a copy that each of two policies forbids for another reason is never let through by half of each."""
+    if VM:
+        raise Skipped("test_reload_under_load is what guests do")
+    for name in ("x", "y", "never"):
+        touch(f"{d}/{name}", 0o666)
+
+    def rules(odd):
+        one = "  - {{ name: {}, paths: ['{}'], operations: [{}], unless: {{ uid: 0 }}, action: kill, degraded: accept }}\n".format
+        return one("never", f"{d}/never", "open, read") + one("x" if odd else "y", f"{d}/{'x' if odd else 'y'}", "read" if odd else "write") + "".join(
+            one(f"more-{i}", f"/srv/{i}/**", "open") for i in range(30 if odd else 1))
+    global HOOK
+    HOOK = "auto"
+    t = governed(d, rules(True))
+    copies = [subprocess.Popen([sys.executable, "-c", COPIES, d], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    RUNNING.extend(copies)
+    for c in copies:
+        c.stdout.readline()
+    for i in range(4):
+        write_rules(d, rules(i % 2 == 0))
+        check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    before, resident, slowest = descriptors_of(t.process.pid), resident_of(t.process.pid), 0
+    times = int(os.environ.get("VFSGUARD_RELOADS", 60))
+    for i in range(times):
+        write_rules(d, rules(i % 2 == 0))
+        reply = ask(d, b'{"command":"reload"}')
+        check(reply["ok"], reply)
+        slowest = max(slowest, reply["milliseconds"])
+    tried = through = 0
+    for c in copies:
+        c.terminate()
+        more, passed = map(int, c.communicate()[0].split())
+        tried, through = tried + more, through + passed
+    after, grown = descriptors_of(t.process.pid), resident_of(t.process.pid)
+    t.stop()
+    check(through == 0 and tried > times, f"{through} of {tried} got through")
+    check(not after - before, f"more descriptors: {after - before}, and gone: {before - after}")
+    check(grown < resident + 8192, f"{resident} KiB resident, then {grown}")
+    counts = dict(re.findall(r"rule '([^']+)': stopped (\d+)", t.summary))
+    # Each of these changes needs other programs: what the old ones count in the moment that both hold can be missed, or counted by both (docs/limitations.md).
+    counted = sum(map(int, counts.values()))
+    check(abs(tried - counted) <= times and int(counts["x"]) > 0 and int(counts["y"]) > 0, f"{tried} tried, {counts}")
+    print(f"    {times} reloads, slowest {slowest} ms; {tried} attempts, {counts['x']} and {counts['y']} copies by one policy or the other; {resident} to {grown} KiB resident")
 
 
 def test_control_socket_is_guarded(d):
