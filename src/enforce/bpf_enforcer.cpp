@@ -173,7 +173,7 @@ util::Result<std::vector<RuleState>> BpfEnforcer::prove(const policy::Policy& po
   std::vector<std::uint32_t> untried;
   const auto trials = policy::make_trials(policy, compiled, kAll & ~kEnds, untried);
   for (const std::uint32_t rule : untried) {
-    found[rule] = {RuleState::Kind::kUntried, "nothing could be made up that it is about; does 'unless' leave nobody of 'only'?"};
+    found[rule] = {RuleState::Kind::kUntried, kNothingToTry};
   }
   const policy::Automaton& automaton = tables.automaton;
   for (const policy::Trial& trial : trials) {

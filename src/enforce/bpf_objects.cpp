@@ -118,8 +118,7 @@ void BpfEnforcer::find_names(const policy::Policy& policy, const policy::Enforce
     }
   });
   if (!all) {
-    notes_.push_back(
-        fmt::format("the first {} files below the protected paths were looked at for hard links; of the others only the protected names hold", kMaxLooked));
+    notes_.push_back(not_all_looked_at());
   }
   if (full) {
     notes_.push_back("more protected files with several names than there is room for; of some only the protected names hold");

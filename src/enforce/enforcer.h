@@ -48,6 +48,8 @@ struct RuleState {
   Kind kind = Kind::kNone;
   std::string why;
 };
+// Why a rule is kUntried.
+inline constexpr const char* kNothingToTry = "nothing could be made up that it is about; does 'unless' leave nobody of 'only'?";
 std::string_view state_name(RuleState::Kind kind);
 std::string_view mechanism_name(Mechanism mechanism);
 

@@ -40,8 +40,6 @@ struct Object {
   auto operator<=>(const Object&) const = default;
 };
 
-bool is_below(const std::string& path, const std::string& root) { return root == "/" || path == root || (path.starts_with(root) && path[root.size()] == '/'); }
-
 }  // namespace
 
 struct FanotifyEnforcer::Version {
@@ -134,8 +132,7 @@ util::Result<void> FanotifyEnforcer::take(const policy::Policy& policy, const po
     }
   });
   if (!all) {
-    notes_.push_back(
-        fmt::format("the first {} files below the protected paths were looked at for hard links; of the others only the protected names hold", kMaxLooked));
+    notes_.push_back(not_all_looked_at());
   }
   std::vector<std::uint32_t> untried;
   states_.assign(policy.rules.size(), {});
@@ -145,7 +142,7 @@ util::Result<void> FanotifyEnforcer::take(const policy::Policy& policy, const po
   }
   for (const std::uint32_t rule : untried) {
     const bool any = (policy.rules[rule].operations & kStopped) != 0;
-    states_[rule] = any ? RuleState{RuleState::Kind::kUntried, "nothing could be made up that it is about; does 'unless' leave nobody of 'only'?"}
+    states_[rule] = any ? RuleState{RuleState::Kind::kUntried, kNothingToTry}
                         : RuleState{RuleState::Kind::kDegraded, "only recorded: fanotify stops opens, executions and reads"};
   }
   const std::scoped_lock lock(mutex_);
@@ -174,10 +171,10 @@ void FanotifyEnforcer::mark_file_systems() {
   for (const std::string& path : fixed) {
     const util::Mount* over = nullptr;  // the mount that it lies on; of those at one place the last
     for (const util::Mount& mount : mounts) {
-      if (is_below(mount.point, path)) {
+      if (util::is_below(mount.point, path)) {
         wanted.insert(mount.point);
       }
-      if (is_below(path, mount.point) && (over == nullptr || mount.point.size() >= over->point.size())) {
+      if (util::is_below(path, mount.point) && (over == nullptr || mount.point.size() >= over->point.size())) {
         over = &mount;
       }
     }
@@ -325,7 +322,7 @@ std::vector<std::string> FanotifyEnforcer::names_of(const Asked& asked, const Ve
       }
     }
   }
-  if (mount && is_below(path, mount->point)) {
+  if (mount && util::is_below(path, mount->point)) {
     const std::string rest = path == mount->point ? std::string() : path.substr(mount->point == "/" ? 0 : mount->point.size());
     auto ours = mounts_.host_path(mount->dev, mount->root == "/" ? (rest.empty() ? "/" : rest) : mount->root + rest);
     if (ours && *ours != path) {

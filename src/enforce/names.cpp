@@ -3,6 +3,8 @@
 
 #include <filesystem>
 
+#include <fmt/format.h>
+
 namespace vfsguard::enforce {
 
 std::string fixed_part(const std::string& glob) {
@@ -61,6 +63,10 @@ bool for_each_linked_file(const policy::Policy& policy, const std::set<std::stri
     }
   }
   return looked < kMaxLooked;
+}
+
+std::string not_all_looked_at() {
+  return fmt::format("the first {} files below the protected paths were looked at for hard links; of the others only the protected names hold", kMaxLooked);
 }
 
 }  // namespace vfsguard::enforce

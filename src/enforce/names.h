@@ -21,4 +21,7 @@ inline constexpr std::size_t kMaxLooked = 500'000;
 bool for_each_linked_file(const policy::Policy& policy, const std::set<std::string>& known,
                           const std::function<void(const std::string& path, const struct stat& status)>& each);
 
+// What is weaker then.
+std::string not_all_looked_at();
+
 }  // namespace vfsguard::enforce

@@ -8,14 +8,6 @@
 
 namespace vfsguard::enrich {
 
-namespace {
-
-bool is_below(std::string_view path, std::string_view root) {
-  return root == "/" || (path.starts_with(root) && (path.size() == root.size() || path[root.size()] == '/'));
-}
-
-}  // namespace
-
 void Mounts::read_again_where_changed() {
   if (kept_) {
     return;
@@ -41,7 +33,7 @@ std::optional<std::string> Mounts::host_path(std::uint32_t dev, std::string_view
   read_again_where_changed();
   const util::Mount* best = nullptr;
   for (const util::Mount& mount : mounts_) {
-    if (mount.dev == dev && is_below(fs_path, mount.root) && (best == nullptr || mount.root.size() > best->root.size())) {
+    if (mount.dev == dev && util::is_below(fs_path, mount.root) && (best == nullptr || mount.root.size() > best->root.size())) {
       best = &mount;
     }
   }

@@ -17,6 +17,11 @@ struct Mount {
   std::string type;  // of the file system
 };
 
+// Whether a path is a directory's own, or of something in it.
+inline bool is_below(std::string_view path, std::string_view directory) {
+  return directory == "/" || (path.starts_with(directory) && (path.size() == directory.size() || path[directory.size()] == '/'));
+}
+
 // All of an open mountinfo, from its beginning.
 std::vector<Mount> read_mountinfo(int fd);
 
