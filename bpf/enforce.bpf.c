@@ -545,10 +545,7 @@ int enforce_return(__u64 *ctx)
 		operations = map_operations(call_argument(regs, compat, 3), call_argument(regs, compat, 4) & MAP_SHARED);
 		break;
 	}
-	if (file)
-		ask_file(operations, file);
-	if (other)
-		ask_file(DO(WRITE) | DO(OPEN), other);
+	ask_both(operations, file, DO(WRITE) | DO(OPEN), other);
 	return 0;
 }
 

@@ -73,14 +73,51 @@ static __always_inline int ask_child(__u64 operations, __u64 dir, __u64 dentry)
  * Until 6.5 what an overlay opens beneath carries the overlay's path: its inode is another one. Any name of that inode will do, as its own file
  * system has it.
  */
-static __always_inline int ask_file(__u64 operations, __u64 file)
+static __always_inline __u64 dentry_in(__u64 file, __u64 *mnt)
 {
 	__u64 dentry = file_dentry_of(file), inode = (__u64)FIELD(struct file, file, f_inode), alias;
 
+	*mnt = file_mount_of(file);
 	if ((__u64)FIELD(struct dentry, dentry, d_inode) == inode)
-		return ask(operations, dentry, file_mount_of(file));
+		return dentry;
+	*mnt = 0;
 	alias = (__u64)FIELD(struct inode, inode, i_dentry.first);
-	return alias ? ask(operations, alias - bpf_core_field_offset(struct dentry, d_u.d_alias), 0) : 0;
+	return alias ? alias - bpf_core_field_offset(struct dentry, d_u.d_alias) : 0;
+}
+
+static __always_inline int ask_file(__u64 operations, __u64 file)
+{
+	__u64 mnt, dentry = dentry_in(file, &mnt);
+
+	return dentry ? ask(operations, dentry, mnt) : 0;
+}
+
+/* One call reads from one file and writes to another: by one version of the policy. Either may be 0. */
+static __always_inline int ask_both(__u64 operations, __u64 file, __u64 to_operations, __u64 to)
+{
+	__u64 mnt, dentry;
+	struct deed *d;
+
+	if (!concerns((file ? operations : 0) | (to ? to_operations : 0)))
+		return 0;
+	d = claim_deed();
+	if (!d)
+		return -EACCES;
+	begin_deed(d, operations, 0, 0);
+	dentry = file ? dentry_in(file, &mnt) : 0;
+	if (dentry) {
+		d->dentry = dentry;
+		d->mnt = mnt;
+		judge(d);
+	}
+	dentry = to ? dentry_in(to, &mnt) : 0;
+	if (dentry) {
+		d->operations = to_operations;
+		d->dentry = dentry;
+		d->mnt = mnt;
+		judge(d);
+	}
+	return answer_with(d, false);
 }
 
 /* The object keeps what protects it under its new name. */

@@ -58,6 +58,7 @@ struct deed {
 	__u64 dentry;
 	__u64 mnt;        /* 0: the hook does not say */
 	__u64 to;         /* where a directory is moved to */
+	__u64 about;      /* the one that the deciding clause was found by */
 	__u32 rule;       /* of the deciding clause so far; ~0: none */
 	__u8 verdict;
 	__u8 code;
@@ -583,6 +584,7 @@ static long clause_step(__u32 i, struct considering *c)
 	if (clause->unless_kinds && conditions_hold(d, clause, 1))
 		return 0;
 	d->rule = clause->rule;
+	d->about = d->dentry;
 	d->verdict = clause->verdict;
 	d->code = clause->code;
 	d->enforce = clause->enforce;
@@ -758,7 +760,7 @@ __noinline int conclude(struct deed *d)
 	if (counts)
 		__sync_fetch_and_add(&counts->stopped, 1);
 	if (decision) {
-		decision->inode = (__u64)FIELD(struct dentry, d->dentry, d_inode);
+		decision->inode = (__u64)FIELD(struct dentry, d->about, d_inode);
 		decision->rule = d->rule;
 		decision->version = d->walk.version;
 		decision->mechanism = d->by;

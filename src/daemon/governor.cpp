@@ -136,7 +136,7 @@ util::Result<void> Governor::attach() {
         (void)grace->wait();
       }
       const enforce::Counts counts = standing_->counts();
-      enforcer_->take_over(counts);
+      (void)enforcer_->take_over(counts, now_->policy, now_->tables);  // it is not pinned yet
       fmt::print(stderr, "took over what stood in force since {}, by {}: {} stopped so far\n", util::wall_time_text(standing_->description.since_ns),
                  standing_->description.by, counts.stopped());
     }
@@ -298,16 +298,17 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   if (enforcer && !recorded) {
     return recorded;  // it goes again, and the one before has never ceased
   }
+  std::unique_ptr<enforce::Enforcer> last_enforcer;
   if (enforcer) {
-    if (enforcer_) {
-      enforcer->take_over(enforcer_->counts());
-    }
-    std::swap(enforcer, enforcer_);
+    last_enforcer = std::exchange(enforcer_, std::move(enforcer));
   }
-  const auto stands = settle_pins(*next);
-  if (enforcer) {
-    enforcer->unpin();  // the one before: gone from the kernel with this
-    enforcer.reset();
+  auto stands = settle_pins(*next);
+  if (last_enforcer) {
+    last_enforcer->cease();
+    if (auto told = enforcer_->take_over(last_enforcer->counts(), next->policy, next->tables); !told && stands) {
+      stands = std::move(told);
+    }
+    last_enforcer.reset();
   }
   settle(std::move(next));
   ++changes_;

@@ -512,4 +512,16 @@ void BpfEnforcer::unpin() {
   }
 }
 
+void BpfEnforcer::cease() {
+  unpin();
+  links_.clear();
+  probes_.clear();
+  (void)grace_->wait();
+}
+
+util::Result<void> BpfEnforcer::take_over(const Counts& before, const policy::Policy& policy, const policy::Enforcement& tables) {
+  before_ = before;
+  return pinned_.empty() ? util::Result<void>() : describe(policy, tables, version_);
+}
+
 }  // namespace vfsguard::enforce

@@ -47,6 +47,8 @@ class BpfEnforcer final : public Enforcer {
   [[nodiscard]] Heritage heritage() const override;
   util::Result<void> pin(const std::string& directory, const policy::Policy& policy, const policy::Enforcement& tables) override;
   void unpin() override;
+  void cease() override;
+  util::Result<void> take_over(const Counts& before, const policy::Policy& policy, const policy::Enforcement& tables) override;
   [[nodiscard]] int decisions() const override;
   [[nodiscard]] int worker_decisions() const override;
   void mounts_changed() override { find_homes(); }

@@ -87,6 +87,11 @@ util::Result<void> Enforcer::check(const policy::Policy& policy) {
   return {};
 }
 
+util::Result<void> Enforcer::take_over(const Counts& before, const policy::Policy& /*policy*/, const policy::Enforcement& /*tables*/) {
+  before_ = before;
+  return {};
+}
+
 RuleState Enforcer::state_of(const policy::Rule& rule) const {
   if (!rule.enforce) {
     return {RuleState::Kind::kObserved, {}};

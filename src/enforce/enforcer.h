@@ -98,8 +98,10 @@ class Enforcer {
   virtual util::Result<void> replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) = 0;
   [[nodiscard]] virtual bool fits(const policy::Enforcement& tables) const = 0;
   [[nodiscard]] virtual Heritage heritage() const = 0;
-  // Another's counts, who decides no more.
-  void take_over(const Counts& before) { before_ = before; }
+  // Ends it in the kernel, pinned or not, and waits for what it had begun: from here on its counts() stay as they are.
+  virtual void cease() = 0;
+  // Another's counts, who decides no more. `policy`, `tables`: in force, by this; where it is pinned its description tells of the counts.
+  virtual util::Result<void> take_over(const Counts& before, const policy::Policy& policy, const policy::Enforcement& tables);
   [[nodiscard]] std::uint32_t version() const { return version_; }
   [[nodiscard]] Mechanism mechanism() const { return mechanism_; }
 

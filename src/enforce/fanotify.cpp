@@ -107,11 +107,14 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   return enforcer;
 }
 
-FanotifyEnforcer::~FanotifyEnforcer() {
+FanotifyEnforcer::~FanotifyEnforcer() { cease(); }
+
+void FanotifyEnforcer::cease() {
   if (thread_.joinable()) {
     (void)eventfd_write(stop_.get(), 1);
     thread_.join();
   }
+  group_.reset();
 }
 
 // Compiles nothing: the tables of the offline tools decide.

@@ -38,6 +38,7 @@ class FanotifyEnforcer final : public Enforcer {
   // Refused: the kernel lets everything pass when its group is closed.
   util::Result<void> pin(const std::string& directory, const policy::Policy& policy, const policy::Enforcement& tables) override;
   void unpin() override {}
+  void cease() override;
   [[nodiscard]] int decisions() const override;
   [[nodiscard]] int worker_decisions() const override;
   void mounts_changed() override { mark_file_systems(); }
