@@ -1482,7 +1482,7 @@ def once_test_reloads_by_signal(d):
     # Each of these changes needs other programs: what the old ones count in the moment that both hold can be missed, or counted by both (docs/limitations.md).
     counted = sum(map(int, counts.values()))
     check(abs(tried - counted) <= times and int(counts["x"]) > 0 and int(counts["y"]) > 0, f"{tried} tried, {counts}")
-    print(f"    {times} reloads, slowest {slowest} ms; {tried} attempts, {counts['x']} and {counts['y']} copies by one policy or the other; {resident} to {grown} KiB resident")
+    print(f"    {times} reloads, slowest {slowest} ms; {tried} attempts, {counted} counted, {counts['x']} and {counts['y']} copies by one policy or the other; {resident} to {grown} KiB resident")
 
 
 def test_control_socket_is_guarded(d):
