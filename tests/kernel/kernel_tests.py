@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 VM = "VFSGUARD_VM" in os.environ
@@ -75,6 +76,13 @@ class Trace:
                 self.ended = True
                 break
             self.said += line
+        # What it says goes on being read: an agent that is waited for never waits for us.
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
+
+    def listen(self):
+        for line in self.process.stderr:
+            self.said += line
 
     def require_ready(self):
         check(not self.ended, f"did not start: {self.said.decode(errors='replace')}")
@@ -87,11 +95,11 @@ class Trace:
 
     def wait(self):
         try:
-            rest = self.process.communicate(timeout=PATIENCE)[1]
+            self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise Failure("did not end when asked")
-        self.said += rest or b""
+        self.listener.join(timeout=PATIENCE)
         self.code = self.process.returncode
         self.summary = self.said.decode(errors="replace")
         return self
