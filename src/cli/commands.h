@@ -23,6 +23,7 @@ Registered add_trace(CLI::App& root);
 Registered add_run(CLI::App& root);
 Registered add_doctor(CLI::App& root);
 Registered add_policy(CLI::App& root);
+Registered add_rules(CLI::App& root);
 // Those that speak to the running agent.
 std::vector<Registered> add_agent(CLI::App& root);
 

@@ -28,7 +28,7 @@ int main_checked(int argc, char** argv) {
       "  vfsguard run --config policy.yaml       watch by a policy\n"
       "  vfsguard protect /srv/keys --level 2    make files secret in the running agent\n"
       "Events go to standard output, everything else to standard error. Most commands need root.");
-  std::vector<Registered> commands{add_trace(app), add_run(app), add_doctor(app), add_policy(app)};
+  std::vector<Registered> commands{add_trace(app), add_run(app), add_doctor(app), add_policy(app), add_rules(app)};
   std::ranges::move(add_agent(app), std::back_inserter(commands));
   try {
     app.parse(argc, argv);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // vfsguard policy: check, test, explain and simulate. All of them read a policy and watch nothing.
 #include <fcntl.h>
-#include <simdjson.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
@@ -21,6 +20,7 @@
 #include "enforce/enforcer.h"
 #include "event/names.h"
 #include "output/escape.h"
+#include "output/recorded.h"
 #include "policy/enforcement.h"
 #include "policy/policy.h"
 #include "util/fd.h"
@@ -327,59 +327,6 @@ util::Result<int> explain(const PolicyText& text) {
   return 0;
 }
 
-std::string_view string_of(const simdjson::dom::element& event, const char* key) {
-  std::string_view text;
-  return event[key].get(text) == simdjson::SUCCESS ? text : std::string_view{};
-}
-
-// A recorded event as an operation. False where it is none (lost, or of another kind).
-bool read_event(const simdjson::dom::element& event, event::Operation& operation) {
-  const auto wanted = event::operation_from_name(string_of(event, "operation"));
-  if (!wanted) {
-    return false;
-  }
-  operation.raw.operation = static_cast<vg_u8>(*wanted);
-  const auto path = [&](const char* key) { return string_of(event, key).empty() ? std::nullopt : std::optional<std::string>(string_of(event, key)); };
-  operation.path = path("path");
-  operation.dst_path = path("dst_path");
-  const auto number = [&](const char* key) {
-    std::uint64_t value = 0;
-    return event[key].get(value) == simdjson::SUCCESS ? static_cast<std::uint32_t>(value) : 0u;
-  };
-  operation.raw.uid = number("uid");
-  operation.raw.gid = number("gid");
-  const std::string_view comm = string_of(event, "comm");
-  comm.copy(operation.raw.comm, sizeof operation.raw.comm - 1);
-  auto process = std::make_shared<event::Process>();
-  bool deleted = false;
-  if (event["exe_deleted"].get(deleted) == simdjson::SUCCESS) {
-    process->exe_deleted = deleted;
-  }
-  if (const std::string_view exe = string_of(event, "exe"); !exe.empty()) {
-    process->exe = exe;
-  }
-  if (const std::string_view cgroup = string_of(event, "cgroup"); !cgroup.empty()) {
-    process->cgroup = cgroup;
-  }
-  process->container.id = string_of(event, "container_id");
-  simdjson::dom::array ancestors;
-  if (event["ancestors"].get(ancestors) == simdjson::SUCCESS) {
-    for (const simdjson::dom::element& one : ancestors) {
-      event::Ancestor ancestor;
-      if (const std::string_view exe = string_of(one, "exe"); !exe.empty()) {
-        ancestor.exe = std::make_shared<const std::string>(exe);
-      }
-      process->ancestors.push_back(std::move(ancestor));
-    }
-  }
-  operation.process = std::move(process);
-  bool success = true;
-  if (event["success"].get(success) == simdjson::SUCCESS && !success) {
-    operation.raw.retval = -1;
-  }
-  return true;
-}
-
 util::Result<int> simulate(const PolicyText& text) {
   auto loaded = load(text.file);
   if (!loaded) {
@@ -395,33 +342,9 @@ util::Result<int> simulate(const PolicyText& text) {
   std::uint64_t events = 0;
   std::uint64_t others = 0;
   std::size_t cut = 0;
+  output::Recorded recorded;
   for (const std::string& file : text.events) {
-    simdjson::dom::parser parser;
-    simdjson::dom::document_stream stream;
-    simdjson::padded_string content;
-    if (const auto error = simdjson::padded_string::load(file).get(content); error != simdjson::SUCCESS) {
-      return util::fail(EX_NOINPUT, fmt::format("cannot read the events {}: {}", file, simdjson::error_message(error)));
-    }
-    if (content.size() == 0) {
-      continue;
-    }
-    constexpr std::size_t kLongest = 1u << 20;
-    if (const auto error = parser.parse_many(content, kLongest).get(stream); error != simdjson::SUCCESS) {
-      return util::fail(EX_DATAERR, fmt::format("cannot read the events {}: {}", file, simdjson::error_message(error)));
-    }
-    for (auto it = stream.begin(); it != stream.end(); ++it) {
-      simdjson::dom::element element;
-      if (const auto error = (*it).get(element); error != simdjson::SUCCESS || !element.is_object()) {
-        const std::string_view before = std::string_view(content).substr(0, it.current_index());
-        return util::fail(EX_DATAERR, fmt::format("{}:{}: no event: {}; a line is one JSON object", file, std::ranges::count(before, '\n') + 1,
-                                                  error != simdjson::SUCCESS ? simdjson::error_message(error) : "not an object"));
-      }
-      event::Operation operation;
-      if (!read_event(element, operation)) {
-        ++others;
-        continue;
-      }
-      ++events;
+    const auto counts = recorded.read(file, [&](event::Operation& operation) {
       const policy::Rule* rule = decide(*loaded, operation);
       for (const std::uint32_t index : policy::rules_at(loaded->compiled, operation, both)) {
         asked[index] = asked[index] || loaded->policy.rules[index].asks_for(operation);
@@ -432,8 +355,13 @@ util::Result<int> simulate(const PolicyText& text) {
                                   operation.path.value_or("")}];
         ++(operation.success() ? count.succeeded : count.failed);
       }
+    });
+    if (!counts) {
+      return util::pass_on(counts.error());
     }
-    cut += stream.truncated_bytes();
+    events += counts->operations;
+    others += counts->others;
+    cut += counts->cut;
   }
   if (cut > 0) {
     fmt::print(stderr, "note: the last {} bytes are no whole line and were left out\n", cut);

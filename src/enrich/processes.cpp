@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "event/decode.h"
+#include "output/escape.h"
 #include "util/read_file.h"
 
 namespace vfsguard::enrich {
@@ -84,6 +85,9 @@ std::shared_ptr<const event::Process> from_proc(const vg_event& e) {
       arguments.emplace_back(*text, at, nul - at);
       at = nul + 1;
     }
+  }
+  if (process->arguments) {
+    process->command_line = output::command_line(*process->arguments);
   }
   return is_running(e.pid, e.start_ns) ? process : nullptr;
 }
@@ -165,10 +169,24 @@ void Processes::complete(event::Process& process) {
   const event::Ancestor& forked_by = process.ancestors.front();
   if (const auto parent = known({forked_by.pid, forked_by.exec_id, forked_by.start_ns})) {
     process.arguments = parent->arguments;
+    process.command_line = parent->command_line;
     process.arguments_truncated = parent->arguments_truncated;
     process.exe_dev = parent->exe_dev;
     process.exe_ino = parent->exe_ino;
     process.digest = parent->digest;
+  }
+}
+
+// The arguments as one text, its own and those of the process that forked it.
+void Processes::write_command_lines(event::Process& process) {
+  if (process.arguments && !process.command_line) {
+    process.command_line = output::command_line(*process.arguments);
+  }
+  if (!process.ancestors.empty()) {
+    const event::Ancestor& forked_by = process.ancestors.front();
+    if (const auto parent = known({forked_by.pid, forked_by.exec_id, forked_by.start_ns})) {
+      process.parent_command_line = parent->command_line;
+    }
   }
 }
 
@@ -178,6 +196,7 @@ void Processes::add(event::Process process) {
     describe_again_();
   }
   complete(process);
+  write_command_lines(process);
   if (digests_ != nullptr && !process.digest && process.exe_ino != 0) {
     process.digest = digests_->of(process.pid, process.exe_ino);
   }

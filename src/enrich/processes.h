@@ -59,6 +59,7 @@ class Processes {
   std::shared_ptr<const event::Process> known(const Image& image) const;
   void leave(const std::shared_ptr<const event::Process>& process);
   void complete(event::Process& process);
+  void write_command_lines(event::Process& process);
 
   std::function<void()> describe_again_;
   Digests* digests_ = nullptr;

@@ -36,6 +36,13 @@ struct Ancestor {
   std::shared_ptr<const std::string> exe;  // null: not known
 };
 
+// A process's arguments as one text.
+struct CommandLine {
+  std::string shell;           // as a shell would have to be given them; they can be told apart again
+  std::string between_spaces;  // as they are, with spaces between them; empty: the same
+  [[nodiscard]] std::string_view plain() const { return between_spaces.empty() ? shell : between_spaces; }
+};
+
 // A process image, as described by the kernel side in the process's own context. Shared by the events that refer to it.
 struct Process {
   std::uint32_t pid = 0;
@@ -50,6 +57,8 @@ struct Process {
   std::shared_ptr<const Digest> digest;  // null: not asked for
   std::optional<std::vector<std::string>> arguments;
   bool arguments_truncated = false;
+  std::shared_ptr<const CommandLine> command_line;         // null: not known
+  std::shared_ptr<const CommandLine> parent_command_line;  // of the process that forked it, as that was when this image was described
   std::optional<std::string> cgroup;
   Container container;
   std::vector<Ancestor> ancestors;  // parent first, at most VG_ANCESTORS_MAX
@@ -75,6 +84,37 @@ struct Alike {
   std::uint64_t last_ns = 0;
 };
 
+// What detection says of an event. Names of rules are the rules' own (sigma.h, Head::label()).
+struct Detected {
+  std::vector<std::string> rules;  // all that matched, the most severe first
+  std::string severity;            // the highest
+  std::vector<std::string> tags;   // of all of them
+  std::string message;             // of the first
+};
+
+// A record of detection's own.
+struct Alert {
+  enum class Kind : std::uint8_t { kCorrelation, kHeldBack };
+  struct Contributor {
+    std::string rule;
+    std::uint64_t time_ns = 0;
+    std::uint64_t seq = 0;
+    std::uint32_t cpu = 0;
+  };
+  Kind kind = Kind::kCorrelation;
+  std::string rule;
+  std::string severity;
+  std::vector<std::string> tags;
+  std::string message;
+  std::string type;                                        // of the correlation
+  std::vector<std::pair<std::string, std::string>> group;  // by what they belong together
+  double value = 0;                                        // what was counted, summed, ...; how many were held back
+  std::uint64_t time_ns = 0;                               // as vg_event.time_ns
+  std::uint64_t first_ns = 0;
+  std::uint64_t last_ns = 0;
+  std::vector<Contributor> events;  // the last that led to it
+};
+
 // One completed operation. `raw` holds the numbers as they came; the strings are decoded.
 struct Operation {
   vg_event raw{};
@@ -88,11 +128,14 @@ struct Operation {
   std::optional<Address> address;          // connect, bind
   std::optional<Alike> alike;              // it stands for several
   std::optional<vg_access> access;         // close: what the process did with the file
+  std::uint64_t wall_ns = 0;               // CLOCK_REALTIME at completion; 0: nobody has asked
   std::string_view user;                   // of the real user id; empty: not known. Lent by who enriched it
   std::shared_ptr<const Process> process;  // null: not known
   std::vector<std::string> policies;       // names of the policy rules that asked for it, in the policy's order
   std::string severity;                    // the highest among them; empty: none
   std::string_view verdict;                // of the policy: "deny" or "kill"; empty: nothing to stop
+  std::optional<Detected> detected;        // rules of detection that match it
+  std::optional<std::string> call_fields;  // of an event that was recorded: what output::append_call_fields() said of it then
 
   [[nodiscard]] bool has_result() const { return (raw.path_flags & VG_NO_RESULT) == 0; }
   [[nodiscard]] bool success() const { return raw.retval >= 0; }

@@ -189,4 +189,45 @@ std::string join_arguments(const std::string* begin, const std::string* end) {
   return out;
 }
 
+std::vector<std::string> split_arguments(std::string_view joined) {
+  std::vector<std::string> all;
+  bool quoted = false;
+  bool begun = false;
+  for (std::size_t i = 0; i < joined.size(); ++i) {
+    const char c = joined[i];
+    if (c == ' ' && !quoted) {
+      begun = false;
+      continue;
+    }
+    if (!begun) {
+      all.emplace_back();
+      begun = true;
+    }
+    if (c == '\'') {
+      quoted = !quoted;
+    } else if (c == '\\' && !quoted && i + 1 < joined.size()) {
+      all.back() += joined[++i];
+    } else {
+      all.back() += c;
+    }
+  }
+  return all;
+}
+
+std::shared_ptr<const event::CommandLine> command_line(const std::vector<std::string>& arguments) {
+  auto line = std::make_shared<event::CommandLine>();
+  line->shell = join_arguments(arguments.data(), arguments.data() + arguments.size());
+  std::string plain;
+  for (const std::string& argument : arguments) {
+    if (&argument != &arguments.front()) {
+      plain += ' ';
+    }
+    plain += argument;
+  }
+  if (plain != line->shell) {
+    line->between_spaces = std::move(plain);
+  }
+  return line;
+}
+
 }  // namespace vfsguard::output

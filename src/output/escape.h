@@ -2,9 +2,12 @@
 // Bytes to text that can be neither misread nor misused: a name cannot end a line, a string or a colour.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "event/event.h"
 
 namespace vfsguard::output {
 
@@ -27,5 +30,9 @@ void append_hex(std::string_view bytes, std::string& out);
 
 // Joins arguments as a shell would have to be given them.
 std::string join_arguments(const std::string* begin, const std::string* end);
+// What join_arguments() made one text of.
+std::vector<std::string> split_arguments(std::string_view joined);
+
+std::shared_ptr<const event::CommandLine> command_line(const std::vector<std::string>& arguments);
 
 }  // namespace vfsguard::output

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <string_view>
@@ -78,10 +80,21 @@ constexpr FlagText kPathFlags[] = {
     {VG_CWD_TRUNCATED, "cwd_truncated"}, {VG_PATH_NOT_ON_HOST, "not_on_host"},
 };
 
+template <typename Add>
+void each_path_flag(std::uint32_t flags, bool has_path, Add add) {
+  if ((flags & VG_PATH_OBJECT) == 0 && has_path) {
+    add("unresolved");
+  }
+  for (const auto& [flag, name] : kPathFlags) {
+    if ((flags & flag) != 0) {
+      add(name);
+    }
+  }
+}
+
 void path_flags(std::string_view key, std::uint32_t flags, bool has_path, std::string& out) {
-  const bool unresolved = (flags & VG_PATH_OBJECT) == 0 && has_path;
   bool any = false;
-  const auto add = [&](std::string_view name) {
+  each_path_flag(flags, has_path, [&](std::string_view name) {
     if (any) {
       out += ",\"";
     } else {
@@ -92,15 +105,7 @@ void path_flags(std::string_view key, std::uint32_t flags, bool has_path, std::s
     any = true;
     out += name;
     out += '"';
-  };
-  if (unresolved) {
-    add("unresolved");
-  }
-  for (const auto& [flag, name] : kPathFlags) {
-    if ((flags & flag) != 0) {
-      add(name);
-    }
-  }
+  });
   if (any) {
     out += "],";
   }
@@ -202,8 +207,40 @@ void credentials(const vg_event& e, std::string& out) {
 
 void process_id(std::string_view key, std::uint64_t pid, std::uint64_t start_ns, std::string& out) { number_pair(key, pid, '.', start_ns, out); }
 
+}  // namespace
+
+namespace {
+
+constexpr std::array<std::string_view, 19> kCallNumbers{"dirfd",     "fd",      "dst_dirfd",  "flags",     "resolve",  "offset",   "length",
+                                                        "new_uid",   "new_gid", "new_euid",   "new_egid",  "new_suid", "new_sgid", "new_fsuid",
+                                                        "new_fsgid", "groups",  "target_pid", "child_pid", "exit_code"};
+constexpr std::array<std::string_view, 32> kCallFields{
+    "dirfd",   "fd",         "dst_dirfd",   "flags",    "flags_text", "mode",     "resolve",    "resolve_text", "protection",       "offset",    "length",
+    "request", "attributes", "new_uid",     "new_gid",  "new_euid",   "new_egid", "new_suid",   "new_sgid",     "new_fsuid",        "new_fsgid", "groups",
+    "rdev",    "mount_type", "socket_type", "protocol", "command",    "signal",   "target_pid", "child_pid",    "child_process_id", "exit_code"};
+
+}  // namespace
+
+std::span<const std::string_view> call_field_names() { return kCallFields; }
+
+bool is_call_number(std::string_view name) { return std::ranges::find(kCallNumbers, name) != kCallNumbers.end(); }
+
+std::uint32_t path_flag(std::string_view name) {
+  const auto known = std::ranges::find(kPathFlags, name, &FlagText::name);
+  return known == std::end(kPathFlags) ? 0 : known->flag;
+}
+
+void append_path_flags(std::uint32_t flags, bool has_path, std::string& out) {
+  each_path_flag(flags, has_path, [&](std::string_view name) {
+    if (!out.empty()) {
+      out += ' ';
+    }
+    out += name;
+  });
+}
+
 // What the call asked for beyond its paths.
-void arguments(const vg_event& e, std::string& out) {
+void append_call_fields(const vg_event& e, std::string& out) {
   if ((e.path_flags & VG_HAVE_DIRFD) != 0) {
     number("dirfd", e.dirfd, out);
   }
@@ -311,6 +348,30 @@ void arguments(const vg_event& e, std::string& out) {
   }
 }
 
+namespace {
+
+// Of the policy's rules and of detection's.
+std::string_view highest(const event::Operation& operation) {
+  static constexpr std::array<std::string_view, 5> kOrder{"info", "low", "medium", "high", "critical"};
+  if (!operation.detected) {
+    return operation.severity;
+  }
+  const auto rank = [](std::string_view word) { return std::ranges::find(kOrder, word) - kOrder.begin(); };
+  const std::string& detected = operation.detected->severity;
+  return operation.severity.empty() || rank(detected) > rank(operation.severity) ? std::string_view(detected) : std::string_view(operation.severity);
+}
+
+void append_detected(const event::Detected& detected, std::string& out) {
+  bytes("rule", detected.rules.front(), out);
+  if (detected.rules.size() > 1) {
+    out += "\"rules\":" + json_list(detected.rules) + ",";
+  }
+  if (!detected.tags.empty()) {
+    out += "\"tags\":" + json_list(detected.tags) + ",";
+  }
+  bytes("message", detected.message, out);
+}
+
 }  // namespace
 
 JsonFormatter::JsonFormatter(ClockKind clock, std::string_view host) : clock_(clock), cache_(kCacheSize) {
@@ -365,9 +426,8 @@ const std::string& JsonFormatter::rendered(const std::shared_ptr<const event::Pr
       word("exe_sha256", {process->digest->hex.data(), process->digest->hex.size()}, out);
     }
   }
-  if (process->arguments) {
-    const auto& arguments = *process->arguments;
-    bytes("cmdline", join_arguments(arguments.data(), arguments.data() + arguments.size()), out);
+  if (process->command_line) {
+    bytes("cmdline", process->command_line->shell, out);
     if (process->arguments_truncated) {
       out += "\"cmdline_truncated\":true,";
     }
@@ -436,6 +496,9 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
   if (operation.process) {
     out += rendered(operation.process);
   }
+  if (operation.process && operation.process->parent_command_line && e.operation == VG_OP_EXEC) {
+    bytes("parent_cmdline", operation.process->parent_command_line->shell, out);
+  }
   if (operation.cwd) {
     if (*operation.cwd != last_cwd_ || last_cwd_text_.empty()) {
       last_cwd_ = *operation.cwd;
@@ -502,7 +565,7 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
     kernel_device(source ? "source_dev" : "dst_dev", e.dst_dev, out);
     unsigned_number(source ? "source_ino" : "dst_ino", e.dst_ino, out);
   }
-  arguments(e, out);
+  append_call_fields(e, out);
   if (operation.access) {
     const vg_access& a = *operation.access;
     unsigned_number("reads", a.reads, out);
@@ -539,8 +602,8 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
     append_time("first", operation.alike->first_ns, out);
     append_time("last", operation.alike->last_ns, out);
   }
-  if (!operation.severity.empty()) {
-    word("severity", operation.severity, out);
+  if (const std::string_view severity = highest(operation); !severity.empty()) {
+    word("severity", severity, out);
   }
   if (!operation.verdict.empty()) {
     word("verdict", operation.verdict, out);
@@ -561,6 +624,53 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
       out.back() = ']';
       out += ',';
     }
+  }
+  if (operation.detected) {
+    append_detected(*operation.detected, out);
+  }
+  out.back() = '}';
+  out += '\n';
+}
+
+void JsonFormatter::append(const event::Alert& alert, std::string& out) {
+  const bool held_back = alert.kind == event::Alert::Kind::kHeldBack;
+  out += "{\"schema\":1,";
+  out += host_;
+  append_time("timestamp", alert.time_ns, out);
+  word("event_type", held_back ? "alerts_held_back" : "correlation", out);
+  bytes("rule", alert.rule, out);
+  word("severity", alert.severity, out);
+  if (!alert.tags.empty()) {
+    out += "\"tags\":" + json_list(alert.tags) + ",";
+  }
+  bytes("message", alert.message, out);
+  if (!held_back) {
+    word("correlation", alert.type, out);
+    if (!alert.group.empty()) {
+      out += "\"group\":{";
+      for (const auto& [name, value] : alert.group) {
+        bytes(name, value, out);
+      }
+      out.back() = '}';
+      out += ',';
+    }
+  }
+  out += fmt::format("\"{}\":{:g},", held_back || alert.type == "event_count" ? "count" : "value", alert.value);
+  append_time("first", alert.first_ns, out);
+  append_time("last", alert.last_ns, out);
+  if (!alert.events.empty()) {
+    out += "\"events\":[";
+    for (const event::Alert::Contributor& from : alert.events) {
+      out += '{';
+      bytes("rule", from.rule, out);
+      append_time("timestamp", from.time_ns, out);
+      unsigned_number("seq", from.seq, out);
+      unsigned_number("cpu", from.cpu, out);
+      out.back() = '}';
+      out += ',';
+    }
+    out.back() = ']';
+    out += ',';
   }
   out.back() = '}';
   out += '\n';

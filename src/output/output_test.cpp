@@ -54,6 +54,7 @@ event::Operation sample() {
   auto process = std::make_shared<event::Process>();
   process->exe = "/bin/sh";
   process->arguments = {"sh", "-c", "echo 'x'"};
+  process->command_line = command_line(*process->arguments);
   process->cgroup = "/";
   operation.process = process;
   return operation;

@@ -87,6 +87,30 @@ void TextFormatter::append(const event::Operation& operation, std::string& out) 
     out += colour_ ? kReset : "";
   }
   out += '\n';
+  if (operation.detected) {
+    tell(operation.detected->severity, operation.detected->rules.front(), operation.detected->message, out);
+  }
+}
+
+// What a rule says of the line above, or of several.
+void TextFormatter::tell(std::string_view severity, std::string_view rule, std::string_view message, std::string& out) const {
+  out += colour_ && (severity == "high" || severity == "critical") ? kRed : "";
+  fmt::format_to(std::back_inserter(out), "{:>15} {:<8} ", "!", severity);
+  append_text(message, out);
+  out += colour_ ? kReset : "";
+  if (rule != message) {
+    out += "  (";
+    append_text(rule, out);
+    out += ')';
+  }
+  out += '\n';
+}
+
+void TextFormatter::append(const event::Alert& alert, std::string& out) {
+  append_time(alert.time_ns, out);
+  out.pop_back();
+  out += '\n';
+  tell(alert.severity, alert.rule, alert.message, out);
 }
 
 void TextFormatter::append(const event::Lost& lost, std::string& out) {

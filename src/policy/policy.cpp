@@ -19,6 +19,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include "event/names.h"
+#include "util/suggestion.h"
 
 namespace vfsguard::policy {
 
@@ -81,32 +82,6 @@ std::optional<int> number_of(std::string_view name, int end, NameOf name_of) {
 std::optional<int> error_number(std::string_view name) { return number_of(name, 134, event::error_name); }
 std::optional<int> signal_number(std::string_view name) {
   return number_of(name, 65, [](int signal) { return event::signal_name(static_cast<unsigned>(signal)); });
-}
-
-// The closest of the known words, for "did you mean".
-std::string suggestion(std::string_view word, std::span<const std::string_view> known) {
-  std::string_view best;
-  std::size_t best_distance = 3;
-  for (const std::string_view candidate : known) {
-    std::vector<std::size_t> row(candidate.size() + 1);
-    for (std::size_t j = 0; j < row.size(); ++j) {
-      row[j] = j;
-    }
-    for (std::size_t i = 1; i <= word.size(); ++i) {
-      std::size_t diagonal = row[0];
-      row[0] = i;
-      for (std::size_t j = 1; j < row.size(); ++j) {
-        const std::size_t substitute = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
-      }
-    }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
-      best = candidate;
-    }
-  }
-  return best.empty() ? fmt::format("known: {}", fmt::join(known, ", ")) : fmt::format("did you mean '{}'?", best);
 }
 
 // Walks the YAML tree; the first error ends it.
@@ -206,7 +181,7 @@ class Reader {
     if (const YAML::Node severity = node["severity"]) {
       const std::string text = severity.IsScalar() ? severity.Scalar() : "";
       if (std::ranges::find(kSeverities, text) == kSeverities.end()) {
-        return at(severity, fmt::format("no severity '{}'; {}", text, suggestion(text, kSeverities)));
+        return at(severity, fmt::format("no severity '{}'; {}", text, util::suggestion(text, kSeverities)));
       }
       out = text;
     }
@@ -226,7 +201,7 @@ class Reader {
     for (const auto& entry : node) {
       const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : "";
       if (std::ranges::find(keys, key) == keys.end()) {
-        return at(entry.first, fmt::format("{} has no key '{}'; {}", what, key, suggestion(key, keys)));
+        return at(entry.first, fmt::format("{} has no key '{}'; {}", what, key, util::suggestion(key, keys)));
       }
       if (std::ranges::find(seen, key) != seen.end()) {
         return at(entry.first, fmt::format("'{}' stands here twice", key));
@@ -389,7 +364,7 @@ class Reader {
     if (const YAML::Node action = node["action"]) {
       const auto known = std::ranges::find(kActions, scalar(action));
       if (known == kActions.end()) {
-        return at(action, fmt::format("no action '{}'; {}", scalar(action), suggestion(scalar(action), kActions)));
+        return at(action, fmt::format("no action '{}'; {}", scalar(action), util::suggestion(scalar(action), kActions)));
       }
       rule.action = static_cast<Action>(known - kActions.begin());
     }
@@ -449,7 +424,7 @@ class Reader {
     const std::string verdict = node["verdict"].Scalar();
     const auto known = std::ranges::find(kVerdicts, verdict);
     if (known == kVerdicts.end()) {
-      return at(node["verdict"], fmt::format("no verdict '{}'; {}", verdict, suggestion(verdict, kVerdicts)));
+      return at(node["verdict"], fmt::format("no verdict '{}'; {}", verdict, util::suggestion(verdict, kVerdicts)));
     }
     expectation.verdict = static_cast<Action>(known - kVerdicts.begin());
     if (const YAML::Node as = node["as"]) {
@@ -804,7 +779,7 @@ util::Result<void> set_subject(event::Operation& operation, std::string_view key
   } else if (key == "container") {
     process->container.id = value;
   } else {
-    return util::fail(EX_USAGE, fmt::format("no subject '{}'; {}", key, suggestion(key, kSubjects)));
+    return util::fail(EX_USAGE, fmt::format("no subject '{}'; {}", key, util::suggestion(key, kSubjects)));
   }
   operation.process = std::move(process);
   return {};

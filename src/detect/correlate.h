@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sigma's correlations: what several matches of rules, within a time and of one group, amount to.
+//
+// Time is the events' own. Matches may arrive late, up to Options::late_ns behind the newest; what comes later than that is counted and takes no part.
+// A clock that was set back is recognised by two such in a row, and begins anew. State is bounded by Options::memory: what was touched longest ago goes
+// first, and is counted. Windows of up to kExact matches keep each of them; larger ones count in kBuckets parts of the timespan, so that they span between
+// 15/16 of it and the whole. A correlation that has fired begins anew for its group.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "detect/sigma.h"
+
+namespace vfsguard::detect {
+
+// A match that took part.
+struct Contribution {
+  std::uint64_t time_ns = 0;
+  std::uint64_t seq = 0;
+  std::uint32_t cpu = 0;
+  std::uint32_t node = 0;  // the rule, or rules.size() + the correlation
+};
+
+struct Fired {
+  std::uint32_t correlation = 0;
+  std::vector<std::pair<std::string, std::string>> group;  // field or alias, value
+  double value = 0;                                        // the count, the sum, ...: what the bounds are about
+  std::uint64_t first_ns = 0;
+  std::uint64_t last_ns = 0;
+  std::vector<Contribution> events;  // the last of them, at most Correlator::kTold
+};
+
+class Correlator {
+ public:
+  static constexpr std::size_t kExact = 32;
+  static constexpr std::size_t kBuckets = 16;
+  static constexpr std::size_t kTold = 16;
+  static constexpr std::size_t kSamples = 1024;  // values that a percentile is taken of, at most
+
+  struct Options {
+    std::size_t memory = 16u << 20;
+    std::uint64_t late_ns = 5'000'000'000;
+  };
+  struct Counters {
+    std::uint64_t late = 0;
+    std::uint64_t evicted = 0;  // groups that had to go while they were still in time
+    std::uint64_t clock_steps = 0;
+    std::uint64_t incomplete = 0;  // matches without a field that the group or the value needs
+    std::uint64_t samples_left_out = 0;
+  };
+
+  // Refuses references to what is not there, circles and aliases that name nothing (file:line).
+  static util::Result<Correlator> open(const std::vector<Rule>& rules, std::vector<Correlation> correlations, Options options);
+
+  // What a match says in a field, as text; none: it has no such field.
+  using Field = std::function<std::optional<std::string>(std::string_view name)>;
+  // A rule has matched. Appends what that made fire, through any number of levels.
+  void note(std::uint32_t rule, std::uint64_t time_ns, std::uint64_t seq, std::uint32_t cpu, const Field& field, std::vector<Fired>& fired);
+
+  // Whether a correlation is about it, and so it gives no alert of its own.
+  [[nodiscard]] bool takes(std::uint32_t node) const { return node < quiet_.size() && quiet_[node]; }
+  [[nodiscard]] const std::vector<Correlation>& correlations() const { return correlations_; }
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+  [[nodiscard]] std::size_t groups() const { return by_key_.size(); }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+ private:
+  struct Key {
+    std::uint64_t high = 0;
+    std::uint64_t low = 0;
+    std::uint32_t correlation = 0;
+    bool operator==(const Key&) const = default;
+  };
+  struct KeyHash {
+    std::size_t operator()(const Key& key) const { return key.high ^ key.correlation; }
+  };
+  struct Entry {
+    Contribution from;
+    double value = 0;        // of value_sum and its like
+    std::uint64_t hash = 0;  // of value_count
+  };
+  // Of one group.
+  struct Group {
+    Key key;
+    std::uint64_t newest_ns = 0;
+    std::vector<Entry> entries;  // by time
+    std::vector<std::uint32_t> buckets;
+    std::uint64_t bucket_at = 0;  // number of the newest bucket since the clock's zero
+  };
+  using Groups = std::list<Group>;  // touched last first
+  struct Use {
+    std::uint32_t correlation = 0;
+    std::uint32_t place = 0;  // among its rules
+  };
+
+  Correlator() = default;
+  util::Result<void> resolve(const std::vector<Rule>& rules);
+  void note_at(std::uint32_t node, const Contribution& from, const Field& field, std::vector<Fired>& fired, int depth);
+  std::optional<std::string> value_of(const Correlation& c, std::uint32_t place, const std::string& name, const Field& field) const;
+  Group& group_of(const Key& key, std::uint64_t time_ns);
+  bool keeps_up(std::uint64_t time_ns);
+  void add(const Correlation& c, Group& group, Entry entry);
+  void count_in_bucket(const Correlation& c, Group& group, std::uint64_t time_ns);
+  [[nodiscard]] std::optional<double> reached(const Correlation& c, const std::vector<std::uint32_t>& nodes, const Group& group, std::uint64_t at) const;
+  [[nodiscard]] std::size_t size_of(const Group& group) const;
+  void make_room(std::uint64_t now_ns);
+
+  std::vector<Correlation> correlations_;
+  std::vector<std::vector<std::uint32_t>> nodes_;  // per correlation: those that it refers to
+  std::vector<std::vector<Use>> uses_;             // per node
+  std::vector<bool> quiet_;
+  std::uint32_t rules_ = 0;
+  Options options_;
+  Groups groups_;
+  std::unordered_map<Key, Groups::iterator, KeyHash> by_key_;
+  std::size_t bytes_ = 0;
+  std::uint64_t newest_ns_ = 0;
+  std::uint64_t behind_ns_ = 0;  // the last one that came too late
+  Counters counters_;
+};
+
+}  // namespace vfsguard::detect

@@ -1,0 +1,676 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <re2/re2.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <random>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "detect/condition.h"
+#include "detect/detector.h"
+#include "detect/literals.h"
+#include "event/names.h"
+#include "output/escape.h"
+
+namespace vfsguard::detect {
+namespace {
+
+using TestOf = detect::Test;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+// What a test says of an event; the rest is as an unprivileged cat would have it.
+struct Said {
+  unsigned operation = VG_OP_EXEC;
+  unsigned call = VG_CALL_EXECVE;
+  std::string exe = "/usr/bin/cat";
+  std::vector<std::string> arguments{"cat", "/etc/shadow"};
+  std::string path = "/etc/shadow";
+  std::string parent = "/usr/bin/bash";
+  std::int64_t retval = 0;
+  std::uint64_t flags = 0;
+};
+
+event::Operation operation(const Said& said = {}) {
+  event::Operation o;
+  o.raw.operation = static_cast<vg_u8>(said.operation);
+  o.raw.call = static_cast<vg_u8>(said.call);
+  o.raw.retval = said.retval;
+  o.raw.flags = said.flags;
+  o.raw.pid = 4711;
+  o.raw.uid = 1000;
+  o.raw.time_ns = 1'000'000'000;
+  o.raw.path_flags = VG_PATH_OBJECT | VG_HAVE_ARGS;
+  o.path = said.path;
+  o.user = "alice";
+  o.cwd = "/home/alice";
+  o.wall_ns = 1'700'000'000ull * 1'000'000'000u;  // 2023-11-14T22:13:20Z
+  auto process = std::make_shared<event::Process>();
+  process->pid = 4711;
+  process->exe = said.exe;
+  process->arguments = said.arguments;
+  process->command_line = output::command_line(said.arguments);
+  process->ancestors.push_back({1, 1, 1, std::make_shared<const std::string>(said.parent)});
+  process->parent_command_line = output::command_line({"bash", "-l"});
+  o.process = process;
+  return o;
+}
+
+RuleSet parsed(const std::string& text, const Lists& lists = {}) {
+  RuleSet set;
+  parse_rules("test.yml", text, lists, set);
+  return set;
+}
+
+std::string rule(const std::string& detection, const std::string& logsource = "{ category: process_creation, product: linux }") {
+  return fmt::format("title: test\nlogsource: {}\ndetection:\n{}", logsource, detection);
+}
+
+// Whether a rule with this one part matches.
+bool says(const std::string& part, const event::Operation& o, const Lists& lists = {}) {
+  const RuleSet set = parsed(rule("  s:\n    " + part + "\n  condition: s\n"), lists);
+  EXPECT_THAT(set.refused, IsEmpty()) << (set.refused.empty() ? "" : set.refused.front().message);
+  if (set.rules.size() != 1) {
+    return false;
+  }
+  Engine engine(set.rules);
+  return !engine.match(o).empty();
+}
+
+std::string refusal(const std::string& text, const Lists& lists = {}) {
+  const RuleSet set = parsed(text, lists);
+  return set.refused.empty() ? "" : set.refused.front().message;
+}
+
+TEST(Literals, FindWhatIsThere) {
+  std::mt19937 random(1);
+  const auto text = [&](std::size_t most) {
+    std::string out;
+    for (std::size_t n = random() % (most + 1); n > 0; --n) {
+      out += "aAbB/"[random() % 5];
+    }
+    return out;
+  };
+  for (int round = 0; round < 2000; ++round) {
+    Literals literals;
+    std::vector<std::pair<std::string, Literals::Where>> all;
+    for (std::size_t n = 1 + random() % 12; n > 0; --n) {
+      std::string literal = text(5);
+      if (literal.empty()) {
+        literal = "a";
+      }
+      const auto where = static_cast<Literals::Where>(random() % 4);
+      literals.add(literal, where, static_cast<std::uint32_t>(all.size()));
+      all.emplace_back(folded(literal), where);
+    }
+    literals.build();
+    const std::string in = text(20);
+    std::set<std::uint32_t> found;
+    literals.search(in, [&](std::uint32_t id) { found.insert(id); });
+    const std::string low = folded(in);
+    for (std::uint32_t i = 0; i < all.size(); ++i) {
+      const auto& [literal, where] = all[i];
+      const bool there = where == Literals::Where::kWhole       ? low == literal
+                         : where == Literals::Where::kBeginning ? low.starts_with(literal)
+                         : where == Literals::Where::kEnd       ? low.ends_with(literal)
+                                                                : low.find(literal) != std::string::npos;
+      ASSERT_EQ(found.contains(i), there) << literal << " in " << in << " as " << static_cast<int>(where);
+    }
+  }
+}
+
+TEST(Pattern, EscapesAsTheSpecificationSays) {
+  const auto matches_text = [](std::string_view pattern, std::string_view text) { return matches(parse_pattern(pattern), text, false); };
+  EXPECT_TRUE(matches_text("C:\\Windows\\cmd.exe", "c:\\windows\\CMD.exe"));
+  EXPECT_TRUE(matches_text("a\\*b", "a*b"));
+  EXPECT_FALSE(matches_text("a\\*b", "axb"));
+  EXPECT_TRUE(matches_text("a\\\\*", "a\\anything"));
+  EXPECT_FALSE(matches_text("a\\\\*", "axanything"));
+  EXPECT_TRUE(matches_text("a\\\\\\*", "a\\*"));
+  EXPECT_FALSE(matches_text("a\\\\\\*", "a\\b"));
+  EXPECT_TRUE(matches_text("end\\", "end\\"));
+  EXPECT_TRUE(matches_text("a?c", "abc"));
+  EXPECT_TRUE(matches_text("a?c",
+                           "a\xc3\xa9"
+                           "c"));
+  EXPECT_FALSE(matches_text("a?c", "ac"));
+  EXPECT_TRUE(matches_text("*a*b*c", "xxaxxbxxbxxc"));
+  EXPECT_FALSE(matches_text("*a*b*c", "xxaxxbxxbxxcd"));
+  EXPECT_EQ(longest_literal(parse_pattern("*ab?cde*f")), "cde");
+}
+
+// Against RE2, on random patterns and texts.
+TEST(Pattern, MatchesWhatARegularExpressionDoes) {
+  std::mt19937 random(2);
+  for (int round = 0; round < 20000; ++round) {
+    std::string pattern;
+    std::string regex;
+    for (std::size_t n = random() % 7; n > 0; --n) {
+      const char c = "ab*?"[random() % 4];
+      pattern += c;
+      regex += c == '*' ? ".*" : c == '?' ? "." : std::string(1, c);
+    }
+    std::string text;
+    for (std::size_t n = random() % 8; n > 0; --n) {
+      text += "abAB"[random() % 4];
+    }
+    ASSERT_EQ(matches(parse_pattern(pattern), text, false), RE2::FullMatch(text, "(?i)" + regex)) << pattern << " on " << text;
+  }
+}
+
+TEST(Condition, BindsAsTheSpecificationSays) {
+  std::vector<Part> parts;
+  for (const char* name : {"a", "b", "c", "sel_1", "sel_2", "_hidden"}) {
+    parts.push_back({name, {Expression::Kind::kAtom, static_cast<std::uint32_t>(parts.size()), {}}, false});
+  }
+  const auto value = [&](std::string_view text, std::set<std::uint32_t> held) {
+    const auto parsed_text = parse_condition(text, parts);
+    EXPECT_TRUE(parsed_text) << (parsed_text ? "" : parsed_text.error().why);
+    const std::function<bool(const Expression&)> eval = [&](const Expression& e) -> bool {
+      std::uint32_t n = 0;
+      for (const Expression& child : e.children) {
+        n += eval(child) ? 1 : 0;
+      }
+      switch (e.kind) {
+        case Expression::Kind::kAtom: return held.contains(e.number);
+        case Expression::Kind::kNot: return n == 0;
+        case Expression::Kind::kAnd: return n == e.children.size();
+        case Expression::Kind::kOr: return n > 0;
+        default: return n >= e.number;
+      }
+    };
+    return parsed_text && eval(*parsed_text);
+  };
+  EXPECT_TRUE(value("a or b and c", {0}));
+  EXPECT_FALSE(value("(a or b) and c", {0}));
+  EXPECT_TRUE(value("not a and b", {1}));
+  EXPECT_FALSE(value("not (a or b)", {1}));
+  EXPECT_TRUE(value("NOT a AND b", {1}));
+  EXPECT_TRUE(value("1 of sel_*", {4}));
+  EXPECT_FALSE(value("all of sel_*", {4}));
+  EXPECT_TRUE(value("2 of them", {0, 4}));
+  EXPECT_FALSE(value("2 of them", {0, 5}));  // _hidden is not among them
+  EXPECT_TRUE(value("any of them", {2}));
+  EXPECT_TRUE(value("all of them", {0, 1, 2, 3, 4}));
+  const auto wrong = [&](std::string_view text) {
+    const auto parsed_text = parse_condition(text, parts);
+    return parsed_text ? std::string("taken") : fmt::format("{}: {}", parsed_text.error().at, parsed_text.error().why);
+  };
+  EXPECT_THAT(wrong("a and"), HasSubstr("5: the condition ends"));
+  EXPECT_THAT(wrong("a b"), HasSubstr("2: 'b' is not expected here"));
+  EXPECT_THAT(wrong("sel_3"), HasSubstr("did you mean 'sel_1'"));
+  EXPECT_THAT(wrong("1 of x*"), HasSubstr("no part"));
+  EXPECT_THAT(wrong("3 of sel_*"), HasSubstr("can never match"));
+  EXPECT_THAT(wrong("0 of sel_*"), HasSubstr("from 1 on"));
+  EXPECT_THAT(wrong("a | count() > 5"), HasSubstr("correlation rule"));
+  EXPECT_THAT(wrong("(a"), HasSubstr("')' is missing"));
+  EXPECT_THAT(wrong(std::string(200, '(') + "a"), HasSubstr("deeper than 64"));
+  std::string many = "a";
+  for (int i = 0; i < 5000; ++i) {
+    many += " or a";
+  }
+  EXPECT_TRUE(parse_condition(many, parts));
+}
+
+TEST(Values, ModifiersDoWhatTheySay) {
+  const event::Operation o = operation();
+  EXPECT_TRUE(says("Image: /usr/bin/cat", o));
+  EXPECT_TRUE(says("Image: '/USR/bin/c?t'", o));
+  EXPECT_FALSE(says("Image: /usr/bin/ca", o));
+  EXPECT_TRUE(says("Image|endswith: /cat", o));
+  EXPECT_TRUE(says("Image|startswith: /usr/", o));
+  EXPECT_TRUE(says("CommandLine|contains: [nothing, ' /etc/']", o));
+  EXPECT_FALSE(says("CommandLine|contains|all: [cat, nothing]", o));
+  EXPECT_TRUE(says("CommandLine|contains|all: [CAT, shadow]", o));
+  EXPECT_FALSE(says("CommandLine|contains|cased: CAT", o));
+  EXPECT_TRUE(says("CommandLine|re: 'cat\\s+/etc/s[h]adow$'", o));
+  EXPECT_FALSE(says("CommandLine|re: 'CAT\\s+/etc'", o));
+  EXPECT_TRUE(says("CommandLine|re|i: 'CAT\\s+/etc'", o));
+  EXPECT_TRUE(says("CommandLine|re: '^c.t'", o));
+  EXPECT_TRUE(says("CommandLine|exists: true", o));
+  EXPECT_TRUE(says("container_id|exists: false", o));
+  EXPECT_TRUE(says("container_id: null", o));
+  EXPECT_FALSE(says("Image: null", o));
+  EXPECT_FALSE(says("container_id|neq: abc", o));
+  EXPECT_TRUE(says("User|neq: [root, bob]", o));
+  EXPECT_FALSE(says("User|neq: [root, alice]", o));
+  EXPECT_TRUE(says("ProcessId: 4711", o));
+  EXPECT_TRUE(says("ProcessId: '47*'", o));
+  EXPECT_TRUE(says("ProcessId|gte: 4711", o));
+  EXPECT_FALSE(says("ProcessId|lt: 4711", o));
+  EXPECT_TRUE(says("User: al*", o));
+  EXPECT_TRUE(says("User: '*'", o));
+  EXPECT_TRUE(says("CommandLine|fieldref|contains: TargetFilename", o));
+  EXPECT_FALSE(says("CommandLine|fieldref: TargetFilename", o));
+  EXPECT_TRUE(says("timestamp|hour: 22", o));
+  EXPECT_TRUE(says("timestamp|year|gt: 2022", o));
+  EXPECT_FALSE(says("timestamp|month: 10", o));
+  EXPECT_TRUE(says("ParentCommandLine|contains: -l", o));
+  EXPECT_TRUE(says("Image|expand: '%readers%'", o, {{"readers", {"/bin/less", "/usr/bin/cat"}}}));
+  EXPECT_TRUE(says("Image|expand|endswith: '/%readers%'", o, {{"readers", {"less", "cat"}}}));
+  EXPECT_TRUE(says("Image: '%readers%'", operation({.exe = "%readers%"})));
+}
+
+TEST(Values, EncodedAsTheirWritersDo) {
+  const auto with = [](std::string argument) { return operation({.arguments = {"sh", std::move(argument)}}); };
+  EXPECT_TRUE(says("CommandLine|base64|contains: '/bin/sh'", with("L2Jpbi9zaA==")));
+  // "foo /bin/bash", "fo /bin/bash" and "f /bin/bash": each puts it at another offset.
+  for (const char* encoded : {"Zm9vIC9iaW4vYmFzaCBiYXI=", "Zm8gL2Jpbi9iYXNoIGJhcg==", "ZiAvYmluL2Jhc2ggYmFy"}) {
+    EXPECT_TRUE(says("CommandLine|base64offset|contains: '/bin/bash'", with(encoded))) << encoded;
+  }
+  EXPECT_TRUE(says("CommandLine|wide|base64offset|contains: 'ping'", with("cABpAG4AZwA=")));
+  EXPECT_TRUE(says("CommandLine|utf16be|base64|contains: 'hi'", with("AGgAaQ==")));
+  EXPECT_TRUE(says("CommandLine|utf16|base64|contains: 'hi'", with("//5oAGkA")));
+  EXPECT_TRUE(says("CommandLine|windash|contains: ' -f '", operation({.arguments = {"x", "/f", "y"}})));
+  EXPECT_TRUE(says("CommandLine|windash|contains: ' -f '", operation({.arguments = {"x",
+                                                                                    "\xe2\x80\x93"
+                                                                                    "f",
+                                                                                    "y"}})));
+  EXPECT_TRUE(says("CommandLine|contains: \"curl a | sh\"", operation({.arguments = {"sh", "-c", "curl a | sh"}})));
+}
+
+TEST(Values, NetworksAreNetworks) {
+  event::Operation o = operation({.operation = VG_OP_CONNECT, .call = VG_CALL_CONNECT});
+  const auto says_of = [&](const std::string& part, const std::string& ip) {
+    o.address = event::Address{ip.find(':') == std::string::npos ? 2u : 10u, ip, 4444, ""};
+    const RuleSet set = parsed(rule("  s:\n    " + part + "\n  condition: s\n", "{ category: network_connection }"));
+    return !Engine(set.rules).match(o).empty();
+  };
+  EXPECT_TRUE(says_of("DestinationIp|cidr: 10.0.0.0/8", "10.200.3.4"));
+  EXPECT_FALSE(says_of("DestinationIp|cidr: 10.0.0.0/8", "11.0.0.1"));
+  EXPECT_TRUE(says_of("DestinationIp|cidr: 10.0.0.0/8", "::ffff:10.1.2.3"));
+  EXPECT_TRUE(says_of("DestinationIp|cidr: 192.168.12.0/23", "192.168.13.255"));
+  EXPECT_FALSE(says_of("DestinationIp|cidr: 192.168.12.0/23", "192.168.14.0"));
+  EXPECT_TRUE(says_of("DestinationIp|cidr: 'fe80::/10'", "fe90::1"));
+  EXPECT_TRUE(says_of("DestinationPort: [80, 4444]", "1.2.3.4"));
+  EXPECT_TRUE(says_of("Initiated: 'true'", "1.2.3.4"));
+  EXPECT_TRUE(says_of("DestinationIsIpv6: true", "fe90::1"));
+  EXPECT_FALSE(says_of("DestinationHostname|contains: example", "1.2.3.4"));
+}
+
+TEST(Rules, AreAboutTheirLogsource) {
+  const auto of = [](const std::string& logsource, const event::Operation& o) {
+    const RuleSet set = parsed(rule("  s: { uid: 1000 }\n  condition: s\n", logsource));
+    return !Engine(set.rules).match(o).empty();
+  };
+  EXPECT_TRUE(of("{ category: process_creation }", operation()));
+  EXPECT_FALSE(of("{ category: process_creation }", operation({.retval = -2})));
+  EXPECT_FALSE(of("{ category: file_event }", operation()));
+  EXPECT_TRUE(of("{ category: file_event }", operation({.operation = VG_OP_OPEN, .call = VG_CALL_OPENAT, .retval = 3, .flags = O_WRONLY})));
+  EXPECT_FALSE(of("{ category: file_event }", operation({.operation = VG_OP_OPEN, .call = VG_CALL_OPENAT, .retval = 3, .flags = O_RDONLY})));
+  EXPECT_TRUE(of("{ category: file_access }", operation({.operation = VG_OP_OPEN, .call = VG_CALL_OPENAT, .retval = -13, .flags = O_RDONLY})));
+  EXPECT_TRUE(of("{ category: file_delete }", operation({.operation = VG_OP_UNLINK, .call = VG_CALL_UNLINK})));
+  EXPECT_TRUE(of("{ product: linux, service: vfsguard }", operation({.operation = VG_OP_UNLINK, .call = VG_CALL_UNLINK, .retval = -1})));
+  event::Operation renamed = operation({.operation = VG_OP_RENAME, .call = VG_CALL_RENAME, .path = "/a"});
+  renamed.dst_path = "/b";
+  const RuleSet both = parsed(rule("  s: { SourceFilename: /a, TargetFilename: /b }\n  condition: s\n", "{ category: file_rename }"));
+  EXPECT_THAT(Engine(both.rules).match(renamed), ElementsAre(0));
+}
+
+TEST(Rules, OfAuditdReadOurEvents) {
+  const auto of = [](const std::string& part, const event::Operation& o) {
+    const RuleSet set = parsed(rule("  s:\n    " + part + "\n  condition: s\n", "{ product: linux, service: auditd }"));
+    EXPECT_THAT(set.refused, IsEmpty()) << (set.refused.empty() ? "" : set.refused.front().message);
+    return set.rules.size() == 1 && !Engine(set.rules).match(o).empty();
+  };
+  EXPECT_TRUE(of("type: EXECVE\n    a0: cat\n    a1|contains: shadow", operation()));
+  EXPECT_FALSE(of("type: EXECVE\n    a0: shadow", operation()));
+  EXPECT_TRUE(of("type: SYSCALL\n    syscall: execve\n    success: 'yes'\n    exe|endswith: /cat", operation()));
+  EXPECT_TRUE(of("type: PATH\n    name: /etc/shadow\n    nametype: DELETE", operation({.operation = VG_OP_UNLINK, .call = VG_CALL_UNLINK})));
+  EXPECT_THAT(refusal(rule("  s: { key: x }\n  condition: s\n", "{ service: auditd }")), HasSubstr("there is no field 'key'"));
+}
+
+TEST(Rules, WhatCannotBeEvaluatedIsRefusedWithItsPlace) {
+  EXPECT_THAT(refusal("title: [\n"), HasSubstr("test.yml:2:1: not YAML"));
+  EXPECT_THAT(refusal("- a\n"), HasSubstr("no Sigma rule"));
+  EXPECT_THAT(refusal("title: x\nlogsource: { product: windows }\ndetection: { s: { a: b }, condition: s }\n"), HasSubstr("not of 'windows'"));
+  EXPECT_THAT(refusal("title: x\nlogsource: { product: linux, service: sshd }\ndetection: { s: [a], condition: s }\n"),
+              HasSubstr("the log of 'sshd' is not read"));
+  EXPECT_THAT(refusal(rule("  s: { Imagee: x }\n  condition: s\n")), HasSubstr("test.yml:4:8: rule 'test': there is no field 'Imagee'; did you mean 'Image'?"));
+  EXPECT_THAT(refusal(rule("  s: { targetfilename: x }\n  condition: s\n")), HasSubstr("did you mean 'TargetFilename'?"));
+  EXPECT_THAT(refusal(rule("  s: { Image|endwith: x }\n  condition: s\n")), HasSubstr("there is no modifier 'endwith'; did you mean 'endswith'?"));
+  EXPECT_THAT(refusal(rule("  s: { Image|re: '(a+)\\1' }\n  condition: s\n")), HasSubstr("cannot be taken"));
+  EXPECT_THAT(refusal(rule("  s: { Image|re: '((((a{1,100}){1,100}){1,100}){1,100})' }\n  condition: s\n")), HasSubstr("cannot be taken"));
+  EXPECT_THAT(refusal(rule("  s: { DestinationIp|cidr: 10.0.0.0/33 }\n  condition: s\n")), HasSubstr("no network"));
+  EXPECT_THAT(refusal(rule("  s: { Image|gt: 5 }\n  condition: s\n")), HasSubstr("only fields that hold numbers"));
+  EXPECT_THAT(refusal(rule("  s: { Image|expand: '%nothing%' }\n  condition: s\n")), HasSubstr("there is no list 'nothing'"));
+  EXPECT_THAT(refusal(rule("  s: { Image: [] }\n  condition: s\n")), HasSubstr("is empty, so it could never match"));
+  EXPECT_THAT(refusal(rule("  s: { Image: x }\n")), HasSubstr("'condition' is missing"));
+  EXPECT_THAT(refusal(rule("  s: { Image: x }\n  condition: s and t\n")), HasSubstr("test.yml:5:20: rule 'test': condition: there is no 't'"));
+  EXPECT_THAT(refusal(rule("  s: { Image: x }\n  timeframe: 5m\n  condition: s\n")), HasSubstr("correlation rule with a timespan"));
+  EXPECT_THAT(refusal("title: x\nlevel: urgent\n"), HasSubstr("no level 'urgent'"));
+  EXPECT_THAT(refusal("title: x\ncorrelation: { type: event_count, rules: [a], timespan: 5x, condition: { gte: 1 } }\n"), HasSubstr("'5x' is no timespan"));
+  EXPECT_THAT(refusal("title: x\ncorrelation: { type: event_count, rules: [a], timespan: 5m, condition: { lt: 3 } }\n"), HasSubstr("name a lower bound"));
+  EXPECT_THAT(refusal("title: x\ncorrelation: { type: event_cout, rules: [a], timespan: 5m }\n"), HasSubstr("did you mean 'event_count'?"));
+  EXPECT_THAT(refusal("title: x\ncorrelation: { type: value_count, rules: [a], timespan: 5m, condition: { gte: 3 } }\n"), HasSubstr("needs the 'field'"));
+}
+
+TEST(Rules, OneFileHoldsSeveral) {
+  const RuleSet set = parsed(
+      "action: global\ntitle: both\nlogsource: { category: process_creation, product: linux }\nlevel: high\ntags: [attack.execution]\n"
+      "---\nname: one\ndetection: { s: { Image|endswith: /cat }, condition: s }\n"
+      "---\nname: two\nlevel: low\ndetection: { s: { Image|endswith: /less }, condition: s }\n"
+      "---\nname: broken\ndetection: { s: { Nothing: x }, condition: s }\n"
+      "---\ntitle: not that one\nfilter: { rules: [one], s: { User: alice }, condition: not s }\nlogsource: { category: process_creation }\n");
+  ASSERT_EQ(set.rules.size(), 2u);
+  EXPECT_EQ(set.rules[0].head.severity, Severity::kHigh);
+  EXPECT_EQ(set.rules[1].head.severity, Severity::kLow);
+  EXPECT_EQ(set.refused.size(), 1u);
+  ASSERT_EQ(set.filters.size(), 1u);
+  EXPECT_THAT(Engine(set.rules).match(operation()), ElementsAre(0));
+  EXPECT_THAT(Engine(set.rules, set.filters).match(operation()), IsEmpty());
+}
+
+// What an index, triggers and caches come to, against trying every test of every rule.
+TEST(Engine, AgreesWithTryingEverything) {
+  std::mt19937 random(3);
+  const auto pick = [&](auto&& list) { return list[random() % std::size(list)]; };
+  static const std::vector<std::string> kFields{"Image", "CommandLine", "TargetFilename", "User", "ParentImage", "ancestors", "comm"};
+  static const std::vector<std::string> kTexts{"/a", "a", "ab", "b/", "/", "aB", "/a/b", "x", "a*b", "*b", "a?", "b\\*"};
+  static const std::vector<std::string> kModifiers{"",    "",      "|contains", "|startswith",  "|endswith", "|cased", "|contains|cased",
+                                                   "|re", "|re|i", "|neq",      "|contains|all"};
+  const auto text = [&] {
+    std::string out;
+    for (std::size_t n = random() % 6; n > 0; --n) {
+      out += "aAbB/*"[random() % 6];
+    }
+    return out;
+  };
+  std::uint64_t matched = 0;
+  for (int round = 0; round < 150; ++round) {
+    std::string yaml;
+    for (int r = 0; r < 30; ++r) {
+      yaml += fmt::format("---\ntitle: r{}\nlogsource: {{ category: {} }}\ndetection:\n", r, random() % 3 == 0 ? "file_access" : "process_creation");
+      for (const char* part : {"p", "q", "r"}) {
+        yaml += fmt::format("  {}:\n", part);
+        std::set<std::string> used;
+        for (std::size_t n = 1 + random() % 2; n > 0; --n) {
+          const std::string field = pick(kFields);
+          const std::string modifier = pick(kModifiers);
+          if (!used.insert(field + modifier).second) {
+            continue;
+          }
+          yaml += fmt::format("    {}{}:\n", field, modifier);
+          for (std::size_t v = 1 + random() % 2; v > 0; --v) {
+            const std::string value = modifier.starts_with("|re") ? pick(std::vector<std::string>{"a.b", "^/a", "ab+$", "a|b", "/a/b"}) : pick(kTexts);
+            yaml += fmt::format("      - '{}'\n", value);
+          }
+        }
+      }
+      yaml += fmt::format("  condition: {}\n",
+                          pick(std::vector<std::string>{"p", "p and q", "p or q", "p and not q", "not p", "1 of them", "2 of them", "all of them and not r"}));
+    }
+    const RuleSet set = parsed(yaml);
+    ASSERT_THAT(set.refused, IsEmpty()) << set.refused.front().message;
+    Engine engine(set.rules);
+    std::vector<event::Operation> events;
+    for (int i = 0; i < 20; ++i) {
+      event::Operation o = operation({.operation = random() % 3 == 0 ? unsigned{VG_OP_OPEN} : unsigned{VG_OP_EXEC},
+                                      .exe = text(),
+                                      .arguments = {text(), text()},
+                                      .path = text(),
+                                      .parent = text()});
+      std::string(text()).copy(o.raw.comm, sizeof o.raw.comm - 1);
+      if (!events.empty() && random() % 2 == 0) {
+        o.process = events[random() % events.size()].process;  // from the cache
+      }
+      events.push_back(std::move(o));
+    }
+    for (const event::Operation& o : events) {
+      std::vector<std::uint32_t> expected;
+      for (std::uint32_t r = 0; r < set.rules.size(); ++r) {
+        const Rule& rule_of = set.rules[r];
+        if ((rule_of.source.operations >> o.raw.operation & 1) == 0) {
+          continue;
+        }
+        const auto atom_holds = [&](const Atom& atom) {
+          std::string buffer;
+          Values values;
+          read_field(o, atom.field, buffer, values);
+          if (atom.test == TestOf::kPresent) {
+            return values.count > 0;
+          }
+          for (std::size_t i = 0; i < values.count; ++i) {
+            const std::string given(values.texts[i]);
+            const std::string in = atom.cased ? given : folded(given);
+            if (atom.test == TestOf::kRegex       ? RE2::PartialMatch(given, atom.text)
+                : atom.test == TestOf::kWildcards ? matches(atom.pattern, given, atom.cased)
+                : atom.test == TestOf::kWhole     ? in == atom.text
+                : atom.test == TestOf::kBeginning ? in.starts_with(atom.text)
+                : atom.test == TestOf::kEnd       ? in.ends_with(atom.text)
+                                                  : in.find(atom.text) != std::string::npos) {
+              return true;
+            }
+          }
+          return false;
+        };
+        const std::function<bool(const Expression&)> eval = [&](const Expression& e) -> bool {
+          if (e.kind == Expression::Kind::kAtom) {
+            return atom_holds(rule_of.atoms[e.number]);
+          }
+          std::uint32_t n = 0;
+          for (const Expression& child : e.children) {
+            n += eval(child) ? 1 : 0;
+          }
+          return e.kind == Expression::Kind::kNot   ? n == 0
+                 : e.kind == Expression::Kind::kAnd ? n == e.children.size()
+                 : e.kind == Expression::Kind::kOr  ? n > 0
+                                                    : n >= e.number;
+        };
+        if (eval(rule_of.condition)) {
+          expected.push_back(r);
+        }
+      }
+      const auto found = engine.match(o);
+      ASSERT_EQ(std::vector<std::uint32_t>(found.begin(), found.end()), expected) << yaml;
+      matched += expected.size();
+    }
+  }
+  EXPECT_GT(matched, 1000u);
+}
+
+TEST(Needs, SayWhereAndWhat) {
+  const auto needs = [](const std::string& detection, const std::string& logsource) {
+    const RuleSet set = parsed(rule(detection, logsource));
+    EXPECT_THAT(set.refused, IsEmpty());
+    return needs_of(set.rules.front());
+  };
+  const Needs cron = needs("  s: { TargetFilename|startswith: [/etc/cron.d/, /var/x] }\n  condition: s\n", "{ category: file_event }");
+  EXPECT_FALSE(cron.any_path);
+  EXPECT_THAT(cron.globs, ElementsAre("/[eE][tT][cC]/[cC][rR][oO][nN].[dD]/**", "/[vV][aA][rR]/[xX]*", "/[vV][aA][rR]/[xX]*/**"));
+  EXPECT_TRUE(needs("  s: { TargetFilename|contains: cron }\n  condition: s\n", "{ category: file_event }").any_path);
+  EXPECT_TRUE(needs("  s: { TargetFilename: /a }\n  t: { User: x }\n  condition: s or t\n", "{ category: file_event }").any_path);
+  EXPECT_FALSE(needs("  s: { TargetFilename: /a }\n  t: { User: x }\n  condition: s and not t\n", "{ category: file_event }").any_path);
+  EXPECT_EQ(needs("  s: { operation: [ptrace, bpf] }\n  condition: s\n", "{ service: vfsguard }").operations,
+            event::operation_bit(VG_OP_PTRACE) | event::operation_bit(VG_OP_BPF));
+  EXPECT_EQ(needs("  s: { type: EXECVE }\n  condition: s\n", "{ service: auditd }").operations, event::operation_bit(VG_OP_EXEC));
+  EXPECT_EQ(needs("  s: { DestinationHostname: x }\n  condition: s\n", "{ category: network_connection }").operations, 0u);
+}
+
+// The public rules for Linux, where they are at hand.
+TEST(Rules, OfThePublicCollectionLoad) {
+  const char* place = std::getenv("VFSGUARD_SIGMA");
+  if (place == nullptr) {
+    GTEST_SKIP() << "VFSGUARD_SIGMA names no directory with the SigmaHQ rules for Linux";
+  }
+  RuleSet set;
+  ASSERT_TRUE(load_rules(place, {}, set));
+  for (const util::Error& error : set.refused) {
+    ADD_FAILURE() << error.message;
+  }
+  EXPECT_GE(set.rules.size(), 135u);
+  Engine engine(set.rules);
+  EXPECT_THAT(engine.match(operation({.exe = "/usr/bin/base64", .arguments = {"base64", "-d", "x"}})).size(), testing::Ge(1u));
+  EXPECT_THAT(engine.match(operation({.exe = "/usr/bin/true", .arguments = {"true"}})), IsEmpty());
+}
+
+// Correlations, with names for fields.
+class Correlations : public testing::Test {
+ protected:
+  void open(const std::string& yaml, Correlator::Options options = {}) {
+    set_ = parsed(
+        "title: a\nname: a\nlogsource: { category: file_event }\ndetection: { s: { uid: 1 }, condition: s }\n---\n"
+        "title: b\nname: b\nlogsource: { category: file_event }\ndetection: { s: { uid: 1 }, condition: s }\n---\n" +
+        yaml);
+    ASSERT_THAT(set_.refused, IsEmpty()) << set_.refused.front().message;
+    auto made = Correlator::open(set_.rules, set_.correlations, options);
+    ASSERT_TRUE(made) << made.error().message;
+    correlator_.emplace(std::move(*made));
+  }
+  // Seconds; returns the correlations that fired.
+  std::vector<std::uint32_t> note(std::uint32_t rule_at, double seconds, const std::map<std::string, std::string>& fields = {}) {
+    fired_.clear();
+    correlator_->note(
+        rule_at, static_cast<std::uint64_t>((1000 + seconds) * 1e9), 1, 0,
+        [&](std::string_view name) -> std::optional<std::string> {
+          const auto it = fields.find(std::string(name));
+          return it == fields.end() ? std::nullopt : std::optional(it->second);
+        },
+        fired_);
+    std::vector<std::uint32_t> all;
+    for (const Fired& one : fired_) {
+      all.push_back(one.correlation);
+    }
+    return all;
+  }
+  RuleSet set_;
+  std::optional<Correlator> correlator_;
+  std::vector<Fired> fired_;
+};
+
+TEST_F(Correlations, CountEventsOfAGroup) {
+  open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 10s, condition: { gte: 3 } }\n");
+  EXPECT_THAT(note(0, 0, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1, {{"User", "y"}}), IsEmpty());
+  EXPECT_THAT(note(0, 9, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 10.5, {{"User", "x"}}), IsEmpty());  // the first is too old
+  EXPECT_THAT(note(0, 11, {{"User", "x"}}), ElementsAre(0));
+  ASSERT_EQ(fired_.front().events.size(), 3u);
+  EXPECT_EQ(fired_.front().group.front().second, "x");
+  EXPECT_EQ(fired_.front().value, 3);
+  EXPECT_THAT(note(0, 12, {{"User", "x"}}), IsEmpty());  // it has begun anew
+  EXPECT_THAT(note(0, 12, {}), IsEmpty());
+  EXPECT_EQ(correlator_->counters().incomplete, 1u);
+  EXPECT_TRUE(correlator_->takes(0));
+  EXPECT_FALSE(correlator_->takes(1));
+}
+
+TEST_F(Correlations, TakeWhatComesLateWithinTheBound) {
+  open("title: c\ncorrelation: { type: event_count, rules: [a], timespan: 10s, condition: { gte: 3 } }\n", {.late_ns = 2'000'000'000});
+  EXPECT_THAT(note(0, 0), IsEmpty());
+  EXPECT_THAT(note(0, 10), IsEmpty());
+  EXPECT_THAT(note(0, 8.5), ElementsAre(0));  // completes the window that ends at 10
+  open("title: c\ncorrelation: { type: event_count, rules: [a], timespan: 10s, condition: { gte: 3 } }\n", {.late_ns = 2'000'000'000});
+  EXPECT_THAT(note(0, 0), IsEmpty());
+  EXPECT_THAT(note(0, 10), IsEmpty());
+  EXPECT_THAT(note(0, 3), IsEmpty());
+  EXPECT_EQ(correlator_->counters().late, 1u);
+  // The clock was set back: the second one says so.
+  EXPECT_THAT(note(0, 3.5), IsEmpty());
+  EXPECT_EQ(correlator_->counters().clock_steps, 1u);
+  EXPECT_THAT(note(0, 4), IsEmpty());
+  EXPECT_THAT(note(0, 4.5), ElementsAre(0));
+}
+
+TEST_F(Correlations, CountManyInParts) {
+  open("title: c\ncorrelation: { type: event_count, rules: [a], timespan: 16s, condition: { gte: 100 } }\n");
+  for (int i = 0; i < 99; ++i) {
+    EXPECT_THAT(note(0, 0.1 * i), IsEmpty()) << i;
+  }
+  EXPECT_THAT(note(0, 10), ElementsAre(0));
+  EXPECT_EQ(fired_.front().value, 100);
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_THAT(note(0, 20 + i), IsEmpty()) << i;  // one a second never comes to a hundred in sixteen
+  }
+}
+
+TEST_F(Correlations, CountValues) {
+  open("title: c\ncorrelation: { type: value_count, rules: [a], group-by: [User], timespan: 1m, condition: { field: TargetFilename, gt: 2 } }\n");
+  EXPECT_THAT(note(0, 0, {{"User", "x"}, {"TargetFilename", "1"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1, {{"User", "x"}, {"TargetFilename", "1"}}), IsEmpty());
+  EXPECT_THAT(note(0, 2, {{"User", "x"}, {"TargetFilename", "2"}}), IsEmpty());
+  EXPECT_THAT(note(0, 62, {{"User", "x"}, {"TargetFilename", "3"}}), IsEmpty());
+  EXPECT_THAT(note(0, 63, {{"User", "x"}, {"TargetFilename", "4"}}), IsEmpty());
+  EXPECT_THAT(note(0, 64, {{"User", "x"}, {"TargetFilename", "5"}}), ElementsAre(0));
+}
+
+TEST_F(Correlations, SumAverageAndPercentile) {
+  open(
+      "title: s\ncorrelation: { type: value_sum, rules: [a], timespan: 1m, condition: { field: bytes, gte: 100 } }\n---\n"
+      "title: v\ncorrelation: { type: value_avg, rules: [a], timespan: 1m, condition: { field: bytes, gt: 50 } }\n---\n"
+      "title: p\ncorrelation: { type: value_percentile, rules: [a], timespan: 1m, condition: { field: bytes, percentile: 90, gte: 60 } }\n");
+  EXPECT_THAT(note(0, 0, {{"bytes", "40"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1, {{"bytes", "50"}}), IsEmpty());
+  EXPECT_THAT(note(0, 2, {{"bytes", "61"}}), ElementsAre(0, 1, 2));
+  EXPECT_THAT(note(0, 3, {{"bytes", "no number"}}), IsEmpty());
+  EXPECT_EQ(correlator_->counters().incomplete, 3u);
+}
+
+TEST_F(Correlations, OfSeveralRulesInAnyOrderOrTheirs) {
+  open(
+      "title: t\ncorrelation: { type: temporal, rules: [a, b], group-by: [who], timespan: 10s, aliases: { who: { a: User, b: ParentUser } } }\n---\n"
+      "title: o\ncorrelation: { type: temporal_ordered, rules: [a, b], timespan: 10s }\n");
+  EXPECT_THAT(note(1, 0, {{"ParentUser", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1, {{"User", "x"}}), ElementsAre(0));
+  EXPECT_THAT(note(1, 2, {{"ParentUser", "y"}}), ElementsAre(1));
+  EXPECT_THAT(note(0, 20, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(1, 31, {{"ParentUser", "x"}}), IsEmpty());  // too late
+}
+
+TEST_F(Correlations, Chain) {
+  open(
+      "title: c\nname: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 10s, condition: { gte: 2 } }\n---\n"
+      "title: d\ncorrelation: { type: temporal_ordered, rules: [c, b], group-by: [User], timespan: 1m }\n");
+  EXPECT_THAT(note(0, 0, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1, {{"User", "x"}}), ElementsAre(0));
+  EXPECT_THAT(note(1, 5, {{"User", "y"}}), IsEmpty());
+  EXPECT_THAT(note(1, 6, {{"User", "x"}}), ElementsAre(1));
+  EXPECT_TRUE(correlator_->takes(2));
+  const auto refused = [](const std::string& yaml) {
+    RuleSet set = parsed(yaml);
+    auto made = Correlator::open(set.rules, set.correlations, {});
+    return made ? std::string("taken") : made.error().message;
+  };
+  EXPECT_THAT(refused("title: x\nname: x\ncorrelation: { type: temporal, rules: [y], timespan: 1m }\n---\n"
+                      "title: y\nname: y\ncorrelation: { type: temporal, rules: [x], timespan: 1m }\n"),
+              HasSubstr("it refers to itself through others"));
+  EXPECT_THAT(refused("title: x\ncorrelation: { type: temporal, rules: [nowhere], timespan: 1m }\n"),
+              HasSubstr("there is no rule with the id or name 'nowhere'"));
+}
+
+TEST_F(Correlations, StayWithinTheirMemory) {
+  open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 3 } }\n", {.memory = 8u << 20});
+  std::uint64_t fired = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    fired += note(0, i * 0.001, {{"User", std::to_string(i)}}).size();
+  }
+  EXPECT_EQ(fired, 0u);
+  EXPECT_LE(correlator_->bytes(), 8u << 20);
+  EXPECT_EQ(correlator_->counters().evicted + correlator_->groups(), 1'000'000u);
+  EXPECT_GT(correlator_->groups(), 20'000u);
+  // The last are still there.
+  EXPECT_THAT(note(0, 1001, {{"User", "999999"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1002, {{"User", "999999"}}), ElementsAre(0));
+}
+
+TEST(Config, SaysWhatIsWrong) {
+  const auto wrong = [](const std::string& text) {
+    const auto config = parse_config("d.yaml", text);
+    return config ? std::string("taken") : config.error().message;
+  };
+  EXPECT_THAT(wrong("rules: [x]\n"), HasSubstr("d.yaml:1:1: begin the file with 'version: 1'"));
+  EXPECT_THAT(wrong("version: 1\nrule: [x]\n"), HasSubstr("d.yaml:2:1: the configuration has no key 'rule'; did you mean 'rules'?"));
+  EXPECT_THAT(wrong("version: 1\nseverity: { x: urgent }\n"), HasSubstr("d.yaml:2:16: there is no severity 'urgent'"));
+  EXPECT_THAT(wrong("version: 1\nthrottle: { alerts: 5 }\n"), HasSubstr("such as { alerts: 10, per: 1m }"));
+  EXPECT_THAT(wrong("version: 1\nlimits: { memory: 5 }\n"), HasSubstr("write it as 512KiB or 16MiB"));
+  EXPECT_EQ(wrong("version: 1\nrules: [x]\nlists: { a: [b] }\nthrottle: { alerts: 5, per: 1m, by: [User] }\nlimits: { memory: 1MiB, late: 500ms }\n"), "taken");
+}
+
+}  // namespace
+}  // namespace vfsguard::detect

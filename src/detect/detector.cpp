@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "detect/detector.h"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "event/names.h"
+
+namespace vfsguard::detect {
+
+namespace {
+
+constexpr std::size_t kMostWindows = 65536;
+
+bool is_meant(const Head& head, const std::string& word) {
+  if (word.starts_with("tag:")) {
+    return std::ranges::find(head.tags, word.substr(4)) != head.tags.end();
+  }
+  return head.is(word) || word == head.title;
+}
+
+bool is_on(const Config& config, const Head& head) {
+  const auto meant = [&](const std::string& word) { return is_meant(head, word); };
+  return (config.enable.empty() || std::ranges::any_of(config.enable, meant)) && std::ranges::none_of(config.disable, meant);
+}
+
+void adjust(const Config& config, Head& head) {
+  for (const auto& [word, severity] : config.severities) {
+    if (is_meant(head, word)) {
+      head.severity = severity;
+    }
+  }
+}
+
+}  // namespace
+
+std::optional<std::string> field_text(const event::Operation& operation, std::string_view name, Dialect dialect) {
+  auto key = find_field(name, dialect);
+  if (!key && dialect != Dialect::kSigma) {
+    key = find_field(name, Dialect::kSigma);
+  }
+  if (!key) {
+    return std::nullopt;
+  }
+  std::string buffer;
+  Values values;
+  read_field(operation, *key, buffer, values);
+  if (values.count == 0) {
+    return std::nullopt;
+  }
+  return is_number(*key) ? std::to_string(values.number) : std::string(values.texts[0]);
+}
+
+std::string fill_message(std::string_view message, const std::function<std::optional<std::string>(std::string_view)>& field) {
+  std::string out;
+  for (std::size_t at = 0; at < message.size();) {
+    const std::size_t begin = message.find('%', at);
+    const std::size_t end = begin == std::string_view::npos ? begin : message.find('%', begin + 1);
+    out += message.substr(at, end == std::string_view::npos ? end : begin - at);
+    if (end == std::string_view::npos) {
+      break;
+    }
+    const std::string_view name = message.substr(begin + 1, end - begin - 1);
+    out += name.empty() ? "%" : field(name).value_or("-");
+    at = end + 1;
+  }
+  return out;
+}
+
+Detector::Detector(std::vector<Rule> rules, std::vector<Filter> filters, Correlator correlator, const Config& config)
+    : rules_(std::move(rules)), filters_(std::move(filters)), engine_(rules_, filters_), correlator_(std::move(correlator)), config_(config) {
+  counts_.resize(rules_.size() + correlator_.correlations().size());
+  for (std::size_t node = 0; node < counts_.size(); ++node) {
+    Throttle throttle = config.throttle;
+    for (const auto& [word, own] : config.throttles) {
+      if (is_meant(head(node), word)) {
+        throttle = own;
+      }
+    }
+    throttles_.push_back(std::move(throttle));
+  }
+}
+
+util::Result<std::unique_ptr<Detector>> Detector::open(const Config& config, const Options& options) {
+  RuleSet set;
+  std::vector<std::string> paths = config.rules;
+  paths.insert(paths.end(), options.rules.begin(), options.rules.end());
+  for (const std::string& path : paths) {
+    if (auto ok = load_rules(path, config.lists, set); !ok) {
+      return util::pass_on(ok.error());
+    }
+  }
+  refuse_duplicates(set);
+  std::erase_if(set.rules, [&](const Rule& rule) { return !is_on(config, rule.head); });
+  std::erase_if(set.correlations, [&](const Correlation& c) { return !is_on(config, c.head); });
+  std::erase_if(set.filters, [&](const Filter& f) { return !is_on(config, f.head); });
+  for (Rule& rule : set.rules) {
+    adjust(config, rule.head);
+  }
+  for (Correlation& c : set.correlations) {
+    adjust(config, c.head);
+  }
+  auto correlator = Correlator::open(set.rules, set.correlations, config.limits);
+  // One that refers to what is not there goes, and what refers to it: until the rest holds together.
+  while (!correlator && options.keep_going && !set.correlations.empty()) {
+    const std::string prefix = correlator.error().message;
+    const auto wrong =
+        std::ranges::find_if(set.correlations, [&](const Correlation& c) { return prefix.starts_with(fmt::format("{}:{}:", c.head.file, c.head.line)); });
+    set.refused.push_back(correlator.error());
+    set.correlations.erase(wrong != set.correlations.end() ? wrong : set.correlations.begin());
+    correlator = Correlator::open(set.rules, set.correlations, config.limits);
+  }
+  if (!correlator) {
+    set.refused.push_back(correlator.error());
+  }
+  if (!correlator || (!set.refused.empty() && !options.keep_going)) {
+    std::string all;
+    for (const util::Error& error : set.refused) {
+      all += (all.empty() ? "" : "\n") + error.message;
+    }
+    return util::fail(EX_CONFIG, all);
+  }
+  auto detector = std::unique_ptr<Detector>(new Detector(std::move(set.rules), std::move(set.filters), std::move(*correlator), config));
+  detector->refused_ = std::move(set.refused);
+  return detector;
+}
+
+// What was held back is told when its time is over.
+void Detector::close(const Window& window, std::vector<event::Alert>& alerts) const {
+  if (window.held_back == 0) {
+    return;
+  }
+  const Head& h = head(window.node);
+  event::Alert& alert = alerts.emplace_back();
+  alert.kind = event::Alert::Kind::kHeldBack;
+  alert.rule = h.label();
+  alert.severity = severity_name(h.severity);
+  alert.value = static_cast<double>(window.held_back);
+  alert.time_ns = window.last_ns;
+  alert.first_ns = window.first_ns;
+  alert.last_ns = window.last_ns;
+  alert.message = fmt::format("{} more alerts of this rule were held back by its throttle", window.held_back);
+}
+
+bool Detector::passes(std::uint32_t node, const event::Operation& operation, std::vector<event::Alert>& alerts) {
+  const Throttle* throttle = throttle_of(node);
+  if (throttle == nullptr) {
+    return true;
+  }
+  std::string key = std::to_string(node);
+  for (const std::string& name : throttle->by) {
+    key += '\0';
+    key += field_text(operation, name, Dialect::kSigma).value_or("");
+  }
+  if (windows_.size() >= kMostWindows && !windows_.contains(key)) {
+    for (const auto& [unused, window] : windows_) {
+      close(window, alerts);
+    }
+    windows_.clear();
+  }
+  Window& window = windows_[key];
+  const std::uint64_t now = operation.raw.time_ns;
+  if (window.told == 0 || now >= window.begins_ns + throttle->per_ns || now + throttle->per_ns < window.begins_ns) {
+    close(window, alerts);
+    window = {node, now, 1, 0, 0, 0};
+    return true;
+  }
+  if (window.told < throttle->alerts) {
+    ++window.told;
+    return true;
+  }
+  window.first_ns = window.held_back == 0 ? now : window.first_ns;
+  window.last_ns = now;
+  ++window.held_back;
+  return false;
+}
+
+void Detector::finish(std::vector<event::Alert>& alerts) {
+  for (const auto& [key, window] : windows_) {
+    close(window, alerts);
+  }
+  windows_.clear();
+}
+
+void Detector::tell(const Fired& fired, const event::Operation& last, std::vector<event::Alert>& alerts) {
+  const auto node = static_cast<std::uint32_t>(rules_.size()) + fired.correlation;
+  const Correlation& c = correlator_.correlations()[fired.correlation];
+  Count& count = counts_[node];
+  ++count.matched;
+  if (correlator_.takes(node)) {
+    ++count.taken;
+    return;
+  }
+  if (!passes(node, last, alerts)) {
+    ++count.held_back;
+    return;
+  }
+  ++count.told;
+  event::Alert& alert = alerts.emplace_back();
+  alert.rule = c.head.label();
+  alert.severity = severity_name(c.head.severity);
+  alert.tags = c.head.tags;
+  alert.type = kind_name(c.kind);
+  alert.group = fired.group;
+  alert.value = fired.value;
+  alert.time_ns = last.raw.time_ns;
+  alert.first_ns = fired.first_ns;
+  alert.last_ns = fired.last_ns;
+  for (const Contribution& from : fired.events) {
+    alert.events.push_back({head(from.node).label(), from.time_ns, from.seq, from.cpu});
+  }
+  alert.message = fill_message(c.head.message.empty() ? c.head.title : c.head.message, [&](std::string_view name) -> std::optional<std::string> {
+    if (name == "count") {
+      return fmt::format("{:g}", fired.value);
+    }
+    const auto known = std::ranges::find(fired.group, name, &std::pair<std::string, std::string>::first);
+    return known != fired.group.end() ? std::optional(known->second) : field_text(last, name, Dialect::kSigma);
+  });
+}
+
+void Detector::look(event::Operation& operation, std::vector<event::Alert>& alerts) {
+  operation.detected.reset();
+  ++looked_at_;
+  const auto matched = engine_.match(operation);
+  if (matched.empty()) {
+    return;
+  }
+  const Rule* first = nullptr;
+  for (const std::uint32_t place : matched) {
+    const Rule& rule = rules_[place];
+    Count& count = counts_[place];
+    ++count.matched;
+    fired_.clear();
+    correlator_.note(
+        place, operation.raw.time_ns, operation.raw.seq, operation.raw.head.cpu,
+        [&](std::string_view name) { return field_text(operation, name, rule.source.dialect); }, fired_);
+    for (const Fired& one : fired_) {
+      tell(one, operation, alerts);
+    }
+    if (correlator_.takes(place)) {
+      ++count.taken;
+      continue;
+    }
+    if (!passes(place, operation, alerts)) {
+      ++count.held_back;
+      continue;
+    }
+    ++count.told;
+    event::Detected& detected = operation.detected ? *operation.detected : operation.detected.emplace();
+    const bool leads = first == nullptr || rule.head.severity > first->head.severity;
+    first = leads ? &rule : first;
+    detected.rules.insert(leads ? detected.rules.begin() : detected.rules.end(), rule.head.label());
+    for (const std::string& tag : rule.head.tags) {
+      if (std::ranges::find(detected.tags, tag) == detected.tags.end()) {
+        detected.tags.push_back(tag);
+      }
+    }
+  }
+  if (first != nullptr) {
+    operation.detected->severity = severity_name(first->head.severity);
+    operation.detected->message = fill_message(first->head.message.empty() ? first->head.title : first->head.message,
+                                               [&](std::string_view name) { return field_text(operation, name, first->source.dialect); });
+  }
+}
+
+AllNeeds Detector::needs() const {
+  AllNeeds all;
+  std::map<std::string, std::uint64_t> places;
+  bool any_open = false;
+  for (const Rule& rule : rules_) {
+    const Needs needs = needs_of(rule);
+    all.operations |= needs.operations;
+    if (!needs.any_path) {
+      for (const std::string& glob : needs.globs) {
+        places[glob] |= needs.operations;
+      }
+      continue;
+    }
+    // Of reads, writes and maps every one of the machine would be too many: they are followed where rules name paths.
+    const std::uint64_t anywhere = needs.operations & ~(event::kAccesses | event::operation_bit(VG_OP_MMAP));
+    all.anywhere |= anywhere;
+    any_open = any_open || ((anywhere & event::operation_bit(VG_OP_OPEN)) != 0 && !rule.source.writing);
+  }
+  all.opens_that_write = (all.anywhere & event::operation_bit(VG_OP_OPEN)) != 0 && !any_open;
+  for (auto& [glob, operations] : places) {
+    all.places.push_back({glob, operations});
+  }
+  return all;
+}
+
+std::vector<std::string> Detector::review() const {
+  std::vector<std::string> notes;
+  const auto known = [&](const std::string& word) {
+    for (std::size_t node = 0; node < counts_.size(); ++node) {
+      if (is_meant(head(node), word)) {
+        return true;
+      }
+    }
+    return std::ranges::any_of(filters_, [&](const Filter& f) { return is_meant(f.head, word); });
+  };
+  for (const auto& [word, severity] : config_.severities) {
+    if (!known(word)) {
+      notes.push_back(fmt::format("{}: 'severity' names '{}', which is no rule that is on", config_.file, word));
+    }
+  }
+  for (const auto& [word, throttle] : config_.throttles) {
+    if (!known(word)) {
+      notes.push_back(fmt::format("{}: 'throttle' names '{}', which is no rule that is on", config_.file, word));
+    }
+  }
+  for (const Filter& filter : filters_) {
+    for (const std::string& word : filter.rules) {
+      if (!known(word)) {
+        notes.push_back(
+            fmt::format("{}:{}: filter '{}' is about '{}', which is no rule that is on", filter.head.file, filter.head.line, filter.head.title, word));
+      }
+    }
+  }
+  for (const Rule& rule : rules_) {
+    for (const std::string& part : rule.unused) {
+      notes.push_back(fmt::format("{}:{}: rule '{}': no condition names '{}'", rule.head.file, rule.head.line, rule.head.title, part));
+    }
+    if (needs_of(rule).operations == 0) {
+      notes.push_back(
+          fmt::format("{}:{}: rule '{}' can never match: no operation of its logsource is what it asks for", rule.head.file, rule.head.line, rule.head.title));
+    }
+  }
+  return notes;
+}
+
+}  // namespace vfsguard::detect

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernel side has to tell of so that a rule can match. Always enough; a rule that leaves a path open asks for every path.
+#include <algorithm>
+#include <optional>
+#include <ranges>
+
+#include "detect/sigma.h"
+#include "event/names.h"
+
+namespace vfsguard::detect {
+
+namespace {
+
+enum class Truth : std::uint8_t { kFalse, kUnknown, kTrue };
+
+// Whether the condition can hold of such an operation, whatever else is true.
+class Possible {
+ public:
+  Possible(const Rule& rule, unsigned operation) : rule_(rule), operation_(operation) {}
+  [[nodiscard]] Truth of(const Expression& e) const {
+    switch (e.kind) {
+      case Expression::Kind::kAtom: return test(rule_.atoms[e.number]);
+      case Expression::Kind::kNot: {
+        const Truth inner = of(e.children.front());
+        return inner == Truth::kUnknown ? inner : inner == Truth::kTrue ? Truth::kFalse : Truth::kTrue;
+      }
+      case Expression::Kind::kAnd: return std::ranges::min(e.children | std::views::transform([this](const Expression& c) { return of(c); }));
+      default: return std::ranges::max(e.children | std::views::transform([this](const Expression& c) { return of(c); }));
+    }
+  }
+
+ private:
+  [[nodiscard]] Truth test(const Atom& atom) const {
+    if (is_never_known(atom.field) && atom.test != Test::kKeyword) {
+      return atom.test == Test::kAbsent ? Truth::kTrue : Truth::kFalse;
+    }
+    if (atom.test != Test::kWhole) {
+      return Truth::kUnknown;
+    }
+    if (atom.field.field == Field::kOperation) {
+      return atom.text == event::operation_name(operation_) ? Truth::kTrue : Truth::kFalse;
+    }
+    // auditd's EXECVE records are of executions alone.
+    if (atom.field.field == Field::kRecordTypes && atom.text == "execve") {
+      return operation_ == VG_OP_EXEC ? Truth::kUnknown : Truth::kFalse;
+    }
+    if (atom.field.field == Field::kRecordTypes && atom.text == "sockaddr") {
+      return operation_ == VG_OP_CONNECT || operation_ == VG_OP_BIND ? Truth::kUnknown : Truth::kFalse;
+    }
+    if (atom.field.field == Field::kCall) {
+      return calls(atom.text) ? Truth::kUnknown : Truth::kFalse;
+    }
+    return Truth::kUnknown;
+  }
+  // Whether a call of this name can be this operation; an open is also a creation.
+  [[nodiscard]] bool calls(const std::string& name) const {
+    for (unsigned call = 1; call < VG_CALL_COUNT; ++call) {
+      if (event::call_name(call) == name) {
+        const unsigned of_call = event::call_operation(call);
+        return of_call == operation_ || (of_call == VG_OP_OPEN && operation_ == VG_OP_CREATE) || (of_call == VG_OP_UNLINK && operation_ == VG_OP_RMDIR);
+      }
+    }
+    return true;
+  }
+
+  const Rule& rule_;
+  unsigned operation_;
+};
+
+// Every byte as itself, letters in both cases, as the rule does.
+void append_glob(std::string_view text, bool cased, std::string& out) {
+  for (const char c : text) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    if (letter && !cased) {
+      out += {'[', static_cast<char>(c | 0x20), static_cast<char>(c & ~0x20), ']'};
+    } else {
+      if (c == '*' || c == '?' || c == '[' || c == ']' || c == '\\') {
+        out += '\\';
+      }
+      out += c;
+    }
+  }
+}
+
+using Globs = std::optional<std::vector<std::string>>;  // none: any path
+
+bool is_path(FieldKey key) {
+  return key.field == Field::kTarget || key.field == Field::kPath || key.field == Field::kRecordName || key.field == Field::kOrigin ||
+         key.field == Field::kSecondPath;
+}
+
+// A text that holds a path without surprises: no empty, '.' or '..' component, which no path that is told has.
+bool is_plain(std::string_view text) {
+  return text.find("//") == std::string_view::npos && text.find("/./") == std::string_view::npos && text.find("/../") == std::string_view::npos;
+}
+
+Globs globs_of(const Atom& atom) {
+  if (!is_path(atom.field) || !is_plain(atom.text)) {
+    return std::nullopt;
+  }
+  std::string glob;
+  switch (atom.test) {
+    case Test::kWhole:
+      if (!atom.text.starts_with('/') || (atom.text.size() > 1 && atom.text.ends_with('/'))) {
+        return std::nullopt;
+      }
+      append_glob(atom.text, atom.cased, glob);
+      return std::vector{glob};
+    case Test::kBeginning: {
+      if (!atom.text.starts_with('/') || atom.text.size() < 2) {
+        return std::nullopt;
+      }
+      append_glob(atom.text, atom.cased, glob);
+      if (atom.text.ends_with('/')) {
+        return std::vector{glob + "**"};
+      }
+      return std::vector{glob + "*", glob + "*/**"};
+    }
+    case Test::kEnd:
+      if (atom.text.size() < 2 || atom.text.ends_with('/')) {
+        return std::nullopt;
+      }
+      append_glob(atom.text, atom.cased, glob);
+      return std::vector{atom.text.starts_with('/') ? "/**" + glob : "/**/*" + glob};
+    default: return std::nullopt;
+  }
+}
+
+Globs globs_of(const Expression& e, const std::vector<Atom>& atoms) {
+  switch (e.kind) {
+    case Expression::Kind::kAtom: return globs_of(atoms[e.number]);
+    case Expression::Kind::kNot: return std::nullopt;
+    case Expression::Kind::kAnd: {
+      Globs fewest;
+      for (const Expression& child : e.children) {
+        Globs some = globs_of(child, atoms);
+        if (some && (!fewest || some->size() < fewest->size())) {
+          fewest = std::move(some);
+        }
+      }
+      return fewest;
+    }
+    default: {
+      std::vector<std::string> all;
+      for (const Expression& child : e.children) {
+        const Globs some = globs_of(child, atoms);
+        if (!some) {
+          return std::nullopt;
+        }
+        all.insert(all.end(), some->begin(), some->end());
+      }
+      return all;
+    }
+  }
+}
+
+}  // namespace
+
+Needs needs_of(const Rule& rule) {
+  constexpr std::size_t kMostGlobs = 256;  // of one rule; more are not worth an automaton
+  Needs needs;
+  for (unsigned operation = 1; operation < VG_OP_COUNT; ++operation) {
+    if ((rule.source.operations >> operation & 1) != 0 && Possible(rule, operation).of(rule.condition) != Truth::kFalse) {
+      needs.operations |= event::operation_bit(operation);
+    }
+  }
+  Globs globs = globs_of(rule.condition, rule.atoms);
+  if (globs && globs->size() <= kMostGlobs) {
+    needs.globs = std::move(*globs);
+  } else {
+    needs.any_path = true;
+  }
+  return needs;
+}
+
+}  // namespace vfsguard::detect

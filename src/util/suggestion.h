@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// "did you mean", for words that are not known.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace vfsguard::util {
+
+// The closest of the known words, or all of them where none is close.
+std::string suggestion(std::string_view word, std::span<const std::string_view> known);
+
+}  // namespace vfsguard::util
