@@ -39,8 +39,10 @@ struct vg_tables {
 	vg_u32 translated;   /* how many */
 	vg_u32 exe_translate_at; /* the same of match sets of executables */
 	vg_u32 exes_translated;
-	vg_u32 pad[2];
+	vg_u64 anywhere;   /* bit per VG_OP_*: of tables that record, what is told whatever its path; bit 0: of opens only those that write */
 };
+
+#define VG_ANYWHERE_WRITES 1ull
 
 #define VG_FIRST_VERSION 1 /* of the policy; each that takes its place has the next */
 

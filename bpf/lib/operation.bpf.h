@@ -235,6 +235,37 @@ __noinline int take_object(struct pending *p)
 	return 0;
 }
 
+static __always_inline bool asks_for_write(struct pending *p)
+{
+	__u32 operation = operation_of(p->call);
+
+	if (operation == VG_OP_OPEN)
+		return (p->flags & O_ACCMODE) != 0 || (p->flags & O_TRUNC);
+	if (operation == VG_OP_MMAP)
+		return p->mode & PROT_WRITE;
+	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT && p->operation != VG_OP_READ && operation < VG_OP_CONNECT;
+}
+
+/* Told of whatever its path, by the tables that it is matched by. */
+static __always_inline bool is_told_anywhere(struct pending *p, __u32 version, __u32 operation)
+{
+	const struct vg_tables *t = match_operations ? tables_of(version) : NULL;
+
+	if (!t || !(t->anywhere & (1ull << operation)))
+		return false;
+	return operation != VG_OP_OPEN || !(t->anywhere & VG_ANYWHERE_WRITES) || asks_for_write(p);
+}
+
+/* The same before its end, when an open may become a creation. */
+static __always_inline bool may_be_told_anywhere(struct pending *p, __u32 version)
+{
+	__u32 operation = operation_of(p->call) & (VG_OP_SLOTS - 1);
+
+	if (p->call == VG_CALL_UNLINKAT && p->flags & AT_REMOVEDIR)
+		operation = VG_OP_RMDIR;
+	return is_told_anywhere(p, version, operation) || (operation == VG_OP_OPEN && p->flags & O_CREAT && is_told_anywhere(p, version, VG_OP_CREATE));
+}
+
 __noinline int match_object(struct named *n, struct walk *w, struct component *work)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -292,7 +323,7 @@ __noinline int decide(struct pending *p)
 	p->at.match = match_object(&p->at, &p->walk, &p->work);
 	if (p->to.dentry)
 		p->to.match = match_object(&p->to, &p->walk, &p->work);
-	if (!p->at.match && !p->to.match)
+	if (!p->at.match && !p->to.match && !may_be_told_anywhere(p, p->walk.version))
 		return 0;
 	store = bpf_task_storage_get(&decided_paths, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!store) {
@@ -439,17 +470,6 @@ __noinline int match_given(struct scratch *s, struct named *n, struct name_buffe
 		}
 	}
 	return len;
-}
-
-static __always_inline bool asks_for_write(struct pending *p)
-{
-	__u32 operation = operation_of(p->call);
-
-	if (operation == VG_OP_OPEN)
-		return (p->flags & O_ACCMODE) != 0 || (p->flags & O_TRUNC);
-	if (operation == VG_OP_MMAP)
-		return p->mode & PROT_WRITE;
-	return operation != VG_OP_EXEC && operation != VG_OP_CHROOT && p->operation != VG_OP_READ && operation < VG_OP_CONNECT;
 }
 
 /*
@@ -653,7 +673,7 @@ static __always_inline void identify(struct scratch *s, struct pending *p, bool 
 	if (p->at.dentry) {
 		if (!p->passed)
 			p->at.match = match_object(&p->at, &s->walk, &s->work);
-		if (p->at.match)
+		if (p->at.match || may_be_told_anywhere(p, s->walk.version))
 			take_object(p);
 	} else {
 		s->raw_len = match_given(s, &p->at, &s->name, replaced);
@@ -703,7 +723,7 @@ __noinline int complete(struct pending *p, __s64 retval)
 	struct vg_counters *c = my_counters();
 	struct scratch *s = my_scratch();
 	__u32 operation = 0, epoch;
-	bool replaced, failed, refused;
+	bool replaced, failed, refused, anywhere;
 	__u64 lengths;
 	int answer = COMPLETE_FILTERED;
 
@@ -744,10 +764,11 @@ __noinline int complete(struct pending *p, __s64 retval)
 	s->settled = 0;
 	if (!p->decided)
 		identify(s, p, replaced);
-	if (!p->at.match && !p->to.match && !refused)
+	anywhere = is_told_anywhere(p, s->walk.version, operation);
+	if (!p->at.match && !p->to.match && !refused && !anywhere)
 		goto filtered;
 	/* By another policy than when it was matched: user space matches it again. */
-	if (match_operations && !p->passed && !refused && p->walk.version == policy_version) {
+	if (match_operations && !p->passed && !refused && !anywhere && p->walk.version == policy_version) {
 		const struct vg_tables *t = tables_of(p->walk.version);
 
 		answer = COMPLETE_FILTERED;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // vfsguard run: the agent in the foreground, by a policy.
 #include <grp.h>
+#include <unistd.h>
 
 #include <memory>
 
@@ -23,6 +24,9 @@ struct RunText {
   std::string control;
   std::string control_group;
   std::string pins = enforce::kPins;
+  std::string detection;
+  std::vector<std::string> rules;
+  bool keep_going = false;
 };
 
 enforce::Mechanism mechanism_of(const std::string& name) {
@@ -49,6 +53,27 @@ util::Result<std::optional<daemon::ControlSocket>> control_of(const RunText& tex
   return socket;
 }
 
+constexpr const char* kDetection = "/etc/vfsguard/detection.yaml";
+
+daemon::PolicySource source_of(const RunText& text, bool config_given) {
+  daemon::PolicySource source{.config = text.config,
+                              .protected_file = text.protected_file,
+                              .enforce = text.enforce != "off",
+                              .mechanism = mechanism_of(text.enforce),
+                              .detection = text.detection,
+                              .rules = text.rules,
+                              .keep_going = text.keep_going,
+                              .pins = text.pins};
+  if (source.detection.empty() && access(kDetection, F_OK) == 0) {
+    source.detection = kDetection;
+  }
+  // Detection needs no policy.
+  if (!config_given && (!source.detection.empty() || !source.rules.empty()) && access(source.config.c_str(), F_OK) != 0) {
+    source.config.clear();
+  }
+  return source;
+}
+
 }  // namespace
 
 Registered add_run(CLI::App& root) {
@@ -63,6 +88,10 @@ Registered add_run(CLI::App& root) {
   app->add_option("--control", text->control, fmt::format("Socket for status, reload and protect, or off (default: {})", control::kDefaultSocket))
       ->type_name("PATH");
   app->add_option("--control-group", text->control_group, "Group that may use that socket, beside root")->type_name("NAME");
+  app->add_option("--detection", text->detection, "Configuration of detection (docs/rules.md); default: /etc/vfsguard/detection.yaml where that is there")
+      ->type_name("FILE");
+  app->add_option("--rules", text->rules, "Files or directories of Sigma rules, beside those that the configuration names (repeatable)")->type_name("PATH");
+  app->add_flag("--keep-going", text->keep_going, "Leave out rules of detection that are refused");
   app->add_option("--pins", text->pins, fmt::format("Directory of bpffs where a policy with 'persist: true' stands (default: {})", enforce::kPins))
       ->type_name("DIR");
   add_common(*app, text->common);
@@ -70,8 +99,9 @@ Registered add_run(CLI::App& root) {
       "Examples:\n"
       "  vfsguard run --config policies/sensitive-files.yaml\n"
       "  vfsguard run --format json --output /var/log/vfsguard.jsonl\n"
+      "  vfsguard run --rules rules/                             detection alone\n"
       "SIGHUP reads the policy again; if that cannot be done, the one in force stays.");
-  return {app, [text]() -> util::Result<int> {
+  return {app, [text, app]() -> util::Result<int> {
             daemon::Options options;
             if (auto ok = apply_common(text->common, options); !ok) {
               return util::pass_on(ok.error());
@@ -81,7 +111,8 @@ Registered add_run(CLI::App& root) {
               return util::pass_on(control.error());
             }
             options.control = std::move(*control);
-            auto governor = daemon::Governor::open({text->config, text->protected_file, text->enforce != "off", mechanism_of(text->enforce), text->pins});
+            auto source = source_of(*text, app->count("--config") > 0);
+            auto governor = daemon::Governor::open(std::move(source));
             if (!governor && governor.error().code == ENOENT) {
               return util::pass_on({governor.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});
             }

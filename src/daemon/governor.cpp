@@ -26,7 +26,7 @@ policy::Refusal refusal_by(const policy::Policy& policy, std::uint32_t place) {
 }  // namespace
 
 util::Result<policy::Policy> Governor::read(const std::vector<policy::Secret>& secrets) const {
-  auto policy = policy::load(source_.config);
+  auto policy = source_.config.empty() ? util::Result<policy::Policy>(policy::Policy{}) : policy::load(source_.config);
   if (!policy) {
     return policy;
   }
@@ -39,13 +39,57 @@ util::Result<policy::Policy> Governor::read(const std::vector<policy::Secret>& s
   return whole;
 }
 
-util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Policy policy) const {
+util::Result<std::shared_ptr<detect::Detector>> Governor::read_rules() const {
+  if (source_.detection.empty() && source_.rules.empty()) {
+    return nullptr;
+  }
+  auto config = source_.detection.empty() ? util::Result<detect::Config>(detect::Config{}) : detect::load_config(source_.detection);
+  if (!config) {
+    return util::pass_on(config.error());
+  }
+  auto detector = detect::Detector::open(*config, {.keep_going = source_.keep_going, .rules = source_.rules});
+  if (!detector) {
+    return util::pass_on(detector.error());
+  }
+  for (const util::Error& refused : (*detector)->refused()) {
+    fmt::print(stderr, "left out: {}\n", refused.message);
+  }
+  return std::shared_ptr<detect::Detector>(std::move(*detector));
+}
+
+namespace {
+
+util::Result<policy::Watched> watched_for(const detect::Detector& detector) {
+  const detect::AllNeeds needs = detector.needs();
+  policy::Watched watched{{}, needs.operations, needs.anywhere | (needs.opens_that_write ? VG_ANYWHERE_WRITES : 0)};
+  for (const detect::AllNeeds::Place& place : needs.places) {
+    auto glob = policy::parse_glob(place.glob);
+    if (!glob) {
+      return util::pass_on(std::move(glob.error()).context("a path of a detection rule"));
+    }
+    watched.places.push_back({std::move(*glob), place.operations});
+  }
+  return watched;
+}
+
+}  // namespace
+
+util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Policy policy, std::shared_ptr<detect::Detector> detector) const {
   auto version = std::make_shared<Version>();
   version->policy = std::move(policy);
+  version->detector = std::move(detector);
+  policy::Watched watched;
+  if (version->detector) {
+    auto wanted = watched_for(*version->detector);
+    if (!wanted) {
+      return util::pass_on(wanted.error());
+    }
+    watched = std::move(*wanted);
+  }
   const auto before = now_        ? std::optional(policy::Before{now_->policy, now_->tables})
                       : standing_ ? std::optional(policy::Before{standing_->policy, standing_->tables})
                                   : std::nullopt;
-  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr);
+  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr, &watched);
   if (!tables) {
     return util::pass_on(tables.error());
   }
@@ -101,7 +145,11 @@ util::Result<Governor> Governor::open(PolicySource source) {
       return util::pass_on(ok.error());
     }
   }
-  auto version = governor.compile(std::move(*policy));
+  auto detector = governor.read_rules();
+  if (!detector) {
+    return util::pass_on(detector.error());
+  }
+  auto version = governor.compile(std::move(*policy), std::move(*detector));
   if (!version) {
     return util::pass_on(version.error());
   }
@@ -121,7 +169,12 @@ util::Result<Governor> Governor::open(PolicySource source) {
                v.policy.rules.size(), v.tables.tables.size() >> 10);
   }
   governor.now_ = std::move(*version);
-  fmt::print(stderr, "policy {}: {} rules\n", governor.now_->policy.file, governor.now_->policy.rules.size());
+  if (!governor.source_.config.empty()) {
+    fmt::print(stderr, "policy {}: {} rules\n", governor.now_->policy.file, governor.now_->policy.rules.size());
+  }
+  if (const detect::Detector* d = governor.now_->detector.get()) {
+    fmt::print(stderr, "detection: {} rules, {} correlations, {} filters\n", d->rules().size(), d->correlations().size(), d->filters().size());
+  }
   return governor;
 }
 
@@ -331,7 +384,11 @@ util::Result<void> Governor::reload(const Recorder& recorder) {
   if (!policy) {
     return util::pass_on(policy.error());
   }
-  auto next = compile(std::move(*policy));
+  auto detector = read_rules();
+  if (!detector) {
+    return util::pass_on(detector.error());
+  }
+  auto next = compile(std::move(*policy), std::move(*detector));
   if (!next) {
     return util::pass_on(next.error());
   }
@@ -347,7 +404,7 @@ util::Result<void> Governor::change_secrets(std::vector<policy::Secret> secrets,
   if (!policy) {
     return util::pass_on(policy.error());
   }
-  auto next = compile(std::move(*policy));
+  auto next = compile(std::move(*policy), now_->detector);
   if (!next) {
     return util::pass_on(next.error());
   }

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "detect/detector.h"
 #include "enforce/enforcer.h"
 #include "enforce/pins.h"
 #include "policy/enforcement.h"
@@ -28,6 +29,9 @@ struct PolicySource {
   std::string protected_file;  // policy/secrets.h
   bool enforce = true;         // else rules that deny or kill are only recorded
   enforce::Mechanism mechanism = enforce::Mechanism::kAuto;
+  std::string detection;              // configuration of detection; empty: none
+  std::vector<std::string> rules;     // of detection, beside those that it names
+  bool keep_going = false;            // leave out rules of detection that are refused
   std::string pins = enforce::kPins;  // where enforcement stands that is to outlive the agent, of this one and of the one before
 };
 
@@ -58,6 +62,8 @@ class Governor {
   [[nodiscard]] const std::vector<policy::Secret>& secrets() const { return secrets_; }
 
   [[nodiscard]] const policy::Policy& policy() const { return now_->policy; }
+  // The rules of detection in force; null: none. Another one after each reload, and after no other change.
+  [[nodiscard]] const std::shared_ptr<detect::Detector>& detector() const { return now_->detector; }
   [[nodiscard]] std::uint64_t changes() const { return changes_; }
   [[nodiscard]] enforce::Enforcer* enforcer() { return enforcer_.get(); }
   // What it stops stays stopped when the agent ends.
@@ -69,12 +75,14 @@ class Governor {
     policy::Policy policy;
     policy::Compiled compiled;
     policy::Enforcement tables;  // without what only the kernel needs, once it is there
+    std::shared_ptr<detect::Detector> detector;
   };
 
   explicit Governor(PolicySource source) : source_(std::move(source)) {}
   util::Result<void> take_pins(bool make);
   util::Result<void> settle_pins(const Version& version);
-  util::Result<std::shared_ptr<Version>> compile(policy::Policy policy) const;
+  util::Result<std::shared_ptr<Version>> compile(policy::Policy policy, std::shared_ptr<detect::Detector> detector) const;
+  [[nodiscard]] util::Result<std::shared_ptr<detect::Detector>> read_rules() const;
   util::Result<void> put_in_force(std::shared_ptr<Version> next, const Recorder& recorder);
   util::Result<policy::Policy> read(const std::vector<policy::Secret>& secrets) const;
   util::Result<void> change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder);

@@ -11,6 +11,7 @@
 #include <array>
 #include <climits>
 #include <iterator>
+#include <map>
 #include <unordered_map>
 #include <variant>
 
@@ -24,6 +25,7 @@
 #include "enrich/users.h"
 #include "event/decode.h"
 #include "event/names.h"
+#include "output/escape.h"
 #include "output/sink.h"
 #include "util/clock.h"
 #include "util/fd.h"
@@ -73,7 +75,11 @@ class Pipeline {
   void enrich(event::Operation& operation);
   void note_gap(std::uint32_t lane, std::uint32_t cpu, std::uint64_t next_seq, std::uint64_t time_ns);
   void write(event::Operation& operation);
-  void keep_back(std::span<const std::byte> data);
+  bool detect(event::Operation& operation);
+  void write_alerts();
+  void end_detection();
+  void take_detector();
+  void keep_back(std::span<const std::byte> data, bool asked_for);
   util::Result<void> write_aggregates();
   util::Result<void> consume_all();
   util::Result<void> flush();
@@ -85,6 +91,7 @@ class Pipeline {
   util::Result<void> listen();
   void reload();
   [[nodiscard]] std::string status() const;
+  [[nodiscard]] std::string detection_status() const;
   Governor::Recorder recorder();
   sensor::Sensor::Handler handler() {
     return [this](std::span<const std::byte> data) { on_record(data); };
@@ -100,12 +107,18 @@ class Pipeline {
   enrich::Processes processes_;
   enrich::Users users_;
   enrich::Mounts mounts_;
+  util::WallClock wall_;
+  std::vector<event::Alert> alerts_;
+  std::shared_ptr<detect::Detector> detector_;                      // the governor's, as long as it is the same
+  std::map<std::string, detect::Detector::Count> detected_before_;  // by rules of earlier ones
+  std::uint64_t alerts_expire_ns_ = 0;                              // when to look again; 0: nothing is held back
   event::Operation operation_;
   std::array<std::vector<std::uint64_t>, VG_LANE_COUNT> next_seq_;  // per CPU
   // The first of those that are alike, until their number is known.
   struct KeptBack {
     std::vector<std::byte> record;
     std::shared_ptr<const event::Process> process;
+    bool asked_for = true;  // by the policy; else detection is to be asked
   };
   std::unordered_map<std::uint64_t, KeptBack> kept_back_;  // by vg_event.aggregate
   std::uint64_t aggregates_due_ns_ = 0;                    // when the counts are read next
@@ -170,25 +183,72 @@ void Pipeline::on_operation(std::span<const std::byte> data) {
   note_gap(lane, e.head.cpu, e.seq, e.time_ns);
   next_seq_[lane][e.head.cpu] = e.seq + 1;
   operation_.process = processes_.find(e);
-  if (enough() || (options_.governor && !options_.governor->attribute(operation_))) {
-    ++filtered_here_[e.operation < VG_OP_COUNT ? e.operation : 0];
+  const bool asked_for = !enough() && (!options_.governor || options_.governor->attribute(operation_));
+  if (e.aggregate != 0 && (asked_for || detector_)) {
+    keep_back(data, asked_for);
     return;
   }
-  if (e.aggregate != 0) {
-    keep_back(data);
+  const bool told = detector_ && !enough() && detect(operation_);
+  if (!asked_for && !told) {
+    ++filtered_here_[e.operation < VG_OP_COUNT ? e.operation : 0];
     return;
   }
   write(operation_);
 }
 
-void Pipeline::write(event::Operation& operation) {
+// True: it is an alert. What follows from it for correlations is written, before it.
+bool Pipeline::detect(event::Operation& operation) {
+  operation.wall_ns = wall_.at(operation.raw.time_ns);
   enrich(operation);
+  detector_->look(operation, alerts_);
+  const bool told = operation.detected.has_value();
+  if (!alerts_.empty()) {
+    write_alerts();
+  }
+  if (alerts_expire_ns_ == 0) {
+    alerts_expire_ns_ = operation.raw.time_ns + 1'000'000'000u;
+  }
+  return told;
+}
+
+void Pipeline::write_alerts() {
+  for (const event::Alert& alert : alerts_) {
+    std::visit([&](auto& formatter) { formatter.append(alert, sink_.buffer()); }, formatter_);
+  }
+  alerts_.clear();
+}
+
+// Its last words, and its counts.
+void Pipeline::end_detection() {
+  if (!detector_) {
+    return;
+  }
+  detector_->finish(alerts_);
+  write_alerts();
+  for (std::size_t node = 0; node < detector_->counts().size(); ++node) {
+    const detect::Detector::Count& count = detector_->counts()[node];
+    if (count.matched == 0) {
+      continue;
+    }
+    detect::Detector::Count& sum = detected_before_[detector_->head(node).label()];
+    sum.matched += count.matched;
+    sum.told += count.told;
+    sum.held_back += count.held_back;
+    sum.taken += count.taken;
+  }
+  detector_.reset();
+}
+
+void Pipeline::write(event::Operation& operation) {
+  if (!detector_) {
+    enrich(operation);
+  }
   std::visit([&](auto& formatter) { formatter.append(operation, sink_.buffer()); }, formatter_);
   ++written_;
 }
 
-void Pipeline::keep_back(std::span<const std::byte> data) {
-  kept_back_.insert_or_assign(operation_.raw.aggregate, KeptBack{{data.begin(), data.end()}, operation_.process});
+void Pipeline::keep_back(std::span<const std::byte> data, bool asked_for) {
+  kept_back_.insert_or_assign(operation_.raw.aggregate, KeptBack{{data.begin(), data.end()}, operation_.process, asked_for});
 }
 
 util::Result<void> Pipeline::consume_all() {
@@ -238,7 +298,15 @@ util::Result<void> Pipeline::write_aggregates() {
         alike.count = count->second.count;
         alike.last_ns = std::max(alike.last_ns, count->second.last_ns);
       }
-      write(operation);
+      operation.detected.reset();
+      if (!it->second.asked_for && !detect(operation)) {
+        filtered_here_[operation.raw.operation < VG_OP_COUNT ? operation.raw.operation : 0] += 1;
+      } else {
+        if (it->second.asked_for && detector_) {
+          detect(operation);
+        }
+        write(operation);
+      }
     }
     it = kept_back_.erase(it);
   }
@@ -314,6 +382,19 @@ util::Result<void> Pipeline::loop() {
         return {};
       }
       timeout = timeout < 0 ? left : std::min(timeout, left);
+    }
+    if (alerts_expire_ns_ != 0 && detector_) {
+      const std::uint64_t now = util::clock_ns(CLOCK_BOOTTIME);
+      if (now >= alerts_expire_ns_) {
+        alerts_expire_ns_ = detector_->expire(now, alerts_) ? now + 1'000'000'000u : 0;
+        write_alerts();
+        if (auto done = flush(); !done) {
+          return done;
+        }
+      }
+      if (alerts_expire_ns_ != 0) {
+        timeout = timeout < 0 ? 1000 : std::min(timeout, 1000);
+      }
     }
     if (const auto due = server_ ? server_->due_in() : std::nullopt) {
       timeout = timeout < 0 ? *due : std::min(timeout, *due);
@@ -395,6 +476,7 @@ util::Result<void> Pipeline::finish() {
       return done;
     }
   }
+  end_detection();
   return flush();
 }
 
@@ -447,6 +529,10 @@ void Pipeline::summary() {
       fmt::print(stderr, "  {}: {}\n", text, counters.causes[cause]);
     }
   }
+  for (const auto& [name, count] : detected_before_) {
+    fmt::print(stderr, "  detected '{}': {}{}{}\n", name, count.matched, count.taken > 0 ? fmt::format(", {} for correlations", count.taken) : "",
+               count.held_back > 0 ? fmt::format(", {} held back", count.held_back) : "");
+  }
   if (enforcer() != nullptr) {
     const enforce::Counts counts = enforcer()->counts();
     for (const auto& [name, rule] : counts.rules) {
@@ -476,6 +562,16 @@ void Pipeline::summary() {
   }
 }
 
+// The one in force; the one before has its last words.
+void Pipeline::take_detector() {
+  const auto& now = options_.governor ? options_.governor->detector() : nullptr;
+  if (now == detector_) {
+    return;
+  }
+  end_detection();
+  detector_ = now;
+}
+
 Governor::Recorder Pipeline::recorder() {
   return {sensor_, options_.sensor, handler(), [this] { return consume_all(); }};
 }
@@ -485,6 +581,7 @@ void Pipeline::reload() {
     fmt::print(stderr, "reload refused: {}; the policy in force stays\n", done.error().message);
     return;
   }
+  take_detector();
   fmt::print(stderr, "policy {}: {} rules, reloaded\n", options_.governor->policy().file, options_.governor->policy().rules.size());
 }
 
@@ -493,7 +590,9 @@ util::Result<void> Pipeline::listen() {
     return {};
   }
   auto server = control::Server::open(options_.control->path, options_.control->group, [this](std::string_view request) {
-    return answer(request, {*options_.governor, [this] { return recorder(); }, [this] { return status(); }});
+    std::string reply = answer(request, {*options_.governor, [this] { return recorder(); }, [this] { return status(); }});
+    take_detector();
+    return reply;
   });
   if (server) {
     server_.emplace(std::move(*server));
@@ -512,9 +611,35 @@ std::string Pipeline::status() const {
   uname(&kernel);
   const double seconds = static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9;
   return fmt::format(
-      R"("hook":"{}","kernel":"{}","seconds":{:.1f},"seen":{},"filtered":{},"aggregated":{},"emitted":{},"lost":{},"malformed":{},"written":{},)",
-      event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, seconds, total.seen, total.filtered, total.aggregated, total.emitted,
-      total.lost + sink_.dropped(), malformed_, written_);
+             R"("hook":"{}","kernel":"{}","seconds":{:.1f},"seen":{},"filtered":{},"aggregated":{},"emitted":{},"lost":{},"malformed":{},"written":{},)",
+             event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, seconds, total.seen, total.filtered, total.aggregated, total.emitted,
+             total.lost + sink_.dropped(), malformed_, written_) +
+         detection_status();
+}
+
+// Of each rule that has matched since it was loaded.
+std::string Pipeline::detection_status() const {
+  if (!detector_) {
+    return {};
+  }
+  const detect::Detector& d = *detector_;
+  const detect::Correlator::Counters& c = d.correlator().counters();
+  std::string out = fmt::format(
+      R"("detection":{{"rules":{},"correlations":{},"filters":{},"refused":{},"looked_at":{},"groups":{},"group_bytes":{},"late":{},"evicted":{},"clock_steps":{},"matched":[)",
+      d.rules().size(), d.correlations().size(), d.filters().size(), d.refused().size(), d.looked_at(), d.correlator().groups(), d.correlator().bytes(), c.late,
+      c.evicted, c.clock_steps);
+  for (std::size_t node = 0; node < d.counts().size(); ++node) {
+    const detect::Detector::Count& count = d.counts()[node];
+    if (count.matched > 0) {
+      out += fmt::format(R"({{"rule":{},"severity":"{}","matched":{},"told":{},"held_back":{},"for_correlations":{}}},)",
+                         output::json_string(d.head(node).label()), detect::severity_name(d.head(node).severity), count.matched, count.told, count.held_back,
+                         count.taken);
+    }
+  }
+  if (out.back() == ',') {
+    out.pop_back();
+  }
+  return out + "]},";
 }
 
 util::Result<void> Pipeline::run() {
@@ -560,6 +685,7 @@ util::Result<void> Pipeline::run() {
       fmt::print(stderr, "note: {}\n", note);
     }
   }
+  take_detector();
   if (auto listening = listen(); !listening) {
     return listening;
   }

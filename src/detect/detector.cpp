@@ -164,7 +164,7 @@ bool Detector::passes(std::uint32_t node, const event::Operation& operation, std
   const std::uint64_t now = operation.raw.time_ns;
   if (window.told == 0 || now >= window.begins_ns + throttle->per_ns || now + throttle->per_ns < window.begins_ns) {
     close(window, alerts);
-    window = {node, now, 1, 0, 0, 0};
+    window = {node, now, 1, 0, 0, 0, now + throttle->per_ns};
     return true;
   }
   if (window.told < throttle->alerts) {
@@ -175,6 +175,20 @@ bool Detector::passes(std::uint32_t node, const event::Operation& operation, std
   window.last_ns = now;
   ++window.held_back;
   return false;
+}
+
+bool Detector::expire(std::uint64_t now_ns, std::vector<event::Alert>& alerts) {
+  bool left = false;
+  for (auto it = windows_.begin(); it != windows_.end();) {
+    if (it->second.ends_ns < now_ns) {
+      close(it->second, alerts);
+      it = windows_.erase(it);
+      continue;
+    }
+    left = left || it->second.held_back > 0;
+    ++it;
+  }
+  return left;
 }
 
 void Detector::finish(std::vector<event::Alert>& alerts) {

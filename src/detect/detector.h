@@ -45,6 +45,8 @@ class Detector {
   // Evaluates one operation. What matched is in operation.detected; it stays empty where nothing did, or where all of it is held back. Records of
   // their own (correlations that fired, ends of throttled times) are appended. The operation is as it is told: user, paths, wall_ns.
   void look(event::Operation& operation, std::vector<event::Alert>& alerts);
+  // The same of what was held back, once its time is over. Returns whether there is any left that will have to be told.
+  bool expire(std::uint64_t now_ns, std::vector<event::Alert>& alerts);
   // What was held back until now and not told yet.
   void finish(std::vector<event::Alert>& alerts);
 
@@ -78,6 +80,7 @@ class Detector {
     std::uint64_t held_back = 0;
     std::uint64_t first_ns = 0;  // of what was held back
     std::uint64_t last_ns = 0;
+    std::uint64_t ends_ns = 0;
   };
 
   Detector(std::vector<Rule> rules, std::vector<Filter> filters, Correlator correlator, const Config& config);

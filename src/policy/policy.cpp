@@ -639,7 +639,7 @@ util::Result<Policy> load(const std::string& file) {
   return policy;
 }
 
-util::Result<Compiled> compile_policy(const Policy& policy) {
+util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watched) {
   Compiled compiled;
   PatternSet paths;
   std::vector<std::uint32_t> rule_of;
@@ -650,20 +650,31 @@ util::Result<Compiled> compile_policy(const Policy& policy) {
       rule_of.push_back(static_cast<std::uint32_t>(r));
     }
   }
+  const std::size_t watched_from = paths.globs.size();
+  if (watched != nullptr) {
+    compiled.operations |= watched->operations;
+    for (const Watched::Place& place : watched->places) {
+      paths.globs.push_back(place.glob);
+    }
+  }
   // Match set 0 means none.
   compiled.set_rules.emplace_back();
   compiled.set_operations.push_back(0);
-  std::map<std::vector<std::uint32_t>, std::uint32_t> known;
+  std::map<std::pair<std::vector<std::uint32_t>, std::uint64_t>, std::uint32_t> known;
   paths.resolve = [&](std::span<const std::uint32_t> globs) {
     std::vector<std::uint32_t> rules;
     std::uint64_t operations = 0;
     for (const std::uint32_t glob : globs) {
+      if (glob >= watched_from) {
+        operations |= watched->places[glob - watched_from].operations;
+        continue;
+      }
       rules.push_back(rule_of[glob]);
       operations |= policy.rules[rule_of[glob]].operations;
     }
     std::ranges::sort(rules);
     rules.erase(std::ranges::unique(rules).begin(), rules.end());
-    const auto [it, added] = known.try_emplace(rules, static_cast<std::uint32_t>(compiled.set_rules.size()));
+    const auto [it, added] = known.try_emplace({rules, operations}, static_cast<std::uint32_t>(compiled.set_rules.size()));
     if (added) {
       compiled.set_rules.push_back(rules);
       compiled.set_operations.push_back(operations);
@@ -675,6 +686,7 @@ util::Result<Compiled> compile_policy(const Policy& policy) {
     return util::pass_on(std::move(automaton.error()).context(policy.file));
   }
   compiled.automaton = std::move(*automaton);
+  compiled.automaton.head.anywhere = watched != nullptr ? watched->anywhere : 0;
   return compiled;
 }
 

@@ -85,10 +85,21 @@ struct Compiled {
   std::uint64_t operations = 0;                       // all that any rule asks for
 };
 
+// What somebody else is to be told of, beside what rules ask for.
+struct Watched {
+  struct Place {
+    Glob glob;
+    std::uint64_t operations = 0;
+  };
+  std::vector<Place> places;
+  std::uint64_t operations = 0;  // all
+  std::uint64_t anywhere = 0;    // of these, whatever the path; VG_ANYWHERE_WRITES
+};
+
 // A file with what it includes, or a directory: its .yaml, .yml and .json files in the order of their names.
 util::Result<Policy> load(const std::string& file);
 util::Result<Policy> parse(const std::string& file, const std::string& text);
-util::Result<Compiled> compile_policy(const Policy& policy);
+util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watched = nullptr);
 
 // The match sets of the operation's two paths, as the kernel side would find them.
 void match_paths(const Compiled& compiled, event::Operation& operation);
