@@ -51,7 +51,13 @@ class Reader {
         config.severities[scalar(entry.first, "a rule")] = *severity;
       }
       for (const auto& entry : map(root["lists"], "lists")) {
-        config.lists[scalar(entry.first, "a list")] = texts(entry.second, "a list");
+        const std::string name = scalar(entry.first, "a list");
+        if (!entry.second.IsMap()) {
+          config.lists[name] = texts(entry.second, name);
+          continue;
+        }
+        only_keys(entry.second, "a list that is added to", {"add"});
+        config.more[name] = texts(entry.second["add"], "add");
       }
       if (const YAML::Node throttle = root["throttle"]) {
         only_keys(throttle, "'throttle'", {"alerts", "per", "by", "rules"});

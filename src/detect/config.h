@@ -25,7 +25,8 @@ struct Config {
   std::vector<std::string> enable;             // only these; empty: all. A rule's id or name, or tag:T
   std::vector<std::string> disable;            // not these
   std::map<std::string, Severity> severities;  // by id or name
-  Lists lists;
+  Lists lists;                                 // instead of those that belong to the rules
+  Lists more;                                  // beside them
   Throttle throttle;
   std::map<std::string, Throttle> throttles;  // by id or name
   Correlator::Options limits;

@@ -16,6 +16,7 @@
 #include "detect/literals.h"
 #include "event/names.h"
 #include "output/escape.h"
+#include "policy/glob.h"
 
 namespace vfsguard::detect {
 namespace {
@@ -484,13 +485,50 @@ TEST(Needs, SayWhereAndWhat) {
   const Needs cron = needs("  s: { TargetFilename|startswith: [/etc/cron.d/, /var/x] }\n  condition: s\n", "{ category: file_event }");
   EXPECT_FALSE(cron.any_path);
   EXPECT_THAT(cron.globs, ElementsAre("/[eE][tT][cC]/[cC][rR][oO][nN].[dD]/**", "/[vV][aA][rR]/[xX]*", "/[vV][aA][rR]/[xX]*/**"));
-  EXPECT_TRUE(needs("  s: { TargetFilename|contains: cron }\n  condition: s\n", "{ category: file_event }").any_path);
+  EXPECT_TRUE(needs("  s: { TargetFilename|re: cron }\n  condition: s\n", "{ category: file_event }").any_path);
   EXPECT_TRUE(needs("  s: { TargetFilename: /a }\n  t: { User: x }\n  condition: s or t\n", "{ category: file_event }").any_path);
   EXPECT_FALSE(needs("  s: { TargetFilename: /a }\n  t: { User: x }\n  condition: s and not t\n", "{ category: file_event }").any_path);
   EXPECT_EQ(needs("  s: { operation: [ptrace, bpf] }\n  condition: s\n", "{ service: vfsguard }").operations,
             event::operation_bit(VG_OP_PTRACE) | event::operation_bit(VG_OP_BPF));
   EXPECT_EQ(needs("  s: { type: EXECVE }\n  condition: s\n", "{ service: auditd }").operations, event::operation_bit(VG_OP_EXEC));
   EXPECT_EQ(needs("  s: { DestinationHostname: x }\n  condition: s\n", "{ category: network_connection }").operations, 0u);
+}
+
+TEST(Needs, AreEnough) {
+  std::mt19937 random(4);
+  std::uint64_t placed = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string pattern;
+    for (std::size_t n = 1 + random() % 9; n > 0; --n) {
+      pattern += "aab//*?"[random() % 7];
+    }
+    const RuleSet set = parsed(rule(fmt::format("  s: {{ TargetFilename: '{}' }}\n  condition: s\n", pattern), "{ category: file_access }"));
+    const Needs needs = needs_of(set.rules.front());
+    if (needs.any_path) {
+      continue;
+    }
+    std::vector<policy::Glob> globs;
+    for (const std::string& glob : needs.globs) {
+      auto made = policy::parse_glob(glob);
+      ASSERT_TRUE(made) << glob << " of " << pattern << ": " << made.error().message;
+      globs.push_back(std::move(*made));
+    }
+    for (int i = 0; i < 120; ++i) {
+      std::string path;
+      for (std::size_t n = 1 + random() % 4; n > 0; --n) {
+        path += '/';
+        for (std::size_t k = 1 + random() % 2; k > 0; --k) {
+          path += "abA"[random() % 3];
+        }
+      }
+      if (!matches(parse_pattern(pattern), path, false)) {
+        continue;
+      }
+      ++placed;
+      ASSERT_TRUE(std::ranges::any_of(globs, [&](const policy::Glob& glob) { return policy::reference_match(glob, path); })) << path << " by " << pattern;
+    }
+  }
+  EXPECT_GT(placed, 2000u);
 }
 
 // The public rules for Linux, where they are at hand.

@@ -87,8 +87,18 @@ util::Result<std::unique_ptr<Detector>> Detector::open(const Config& config, con
   RuleSet set;
   std::vector<std::string> paths = config.rules;
   paths.insert(paths.end(), options.rules.begin(), options.rules.end());
+  Lists lists = config.lists;
   for (const std::string& path : paths) {
-    if (auto ok = load_rules(path, config.lists, set); !ok) {
+    if (auto ok = load_lists(path, lists); !ok) {
+      return util::pass_on(ok.error());
+    }
+  }
+  for (const auto& [name, values] : config.more) {
+    auto& list = lists[name];
+    list.insert(list.end(), values.begin(), values.end());
+  }
+  for (const std::string& path : paths) {
+    if (auto ok = load_rules(path, lists, set); !ok) {
       return util::pass_on(ok.error());
     }
   }

@@ -143,6 +143,26 @@ bool lies_in(const Atom& network, std::string_view text) {
 // How often it may be expected to hold: a guess, by which the rarest test of a condition is chosen.
 double weight_of(const Atom& atom) {
   static constexpr std::string_view kCommon[] = {"/bash", "/sh", "/dash", "/zsh", "/python", "/python3", "/perl", "bash", "sh", "root", "/", "-c", "http"};
+  switch (atom.field.field) {
+    // Of these there are few values, and each is common.
+    case Field::kOperation:
+    case Field::kCall:
+    case Field::kVia:
+    case Field::kSuccess:
+    case Field::kSuccessWord:
+    case Field::kFileType:
+    case Field::kFileSystem:
+    case Field::kOpenMode:
+    case Field::kInitiated:
+    case Field::kIsIpv6:
+    case Field::kAddressFamily:
+    case Field::kUser:
+    case Field::kUid:
+    case Field::kEuid:
+    case Field::kRecordTypes:
+    case Field::kNameType: return 20;
+    default: break;
+  }
   if (atom.test == Test::kEqual) {
     return 0.3;
   }
@@ -422,7 +442,6 @@ const std::vector<std::uint32_t>& Engine::image_hits(const event::Operation& ope
         search_slot(slot, image.hits);
       }
     }
-    image.hits.shrink_to_fit();
   }
   return image.hits;
 }

@@ -94,34 +94,73 @@ bool is_plain(std::string_view text) {
   return text.find("//") == std::string_view::npos && text.find("/./") == std::string_view::npos && text.find("/../") == std::string_view::npos;
 }
 
-Globs globs_of(const Atom& atom) {
-  if (!is_path(atom.field) || !is_plain(atom.text)) {
+std::string glob_of(std::string_view text, bool cased) {
+  std::string glob;
+  append_glob(text, cased, glob);
+  return glob;
+}
+
+std::optional<std::vector<std::string>> beginning(std::string_view text, bool cased) {
+  if (!text.starts_with('/') || text.size() < 2 || !is_plain(text)) {
     return std::nullopt;
   }
-  std::string glob;
+  const std::string glob = glob_of(text, cased);
+  return text.ends_with('/') ? std::vector{glob + "**"} : std::vector{glob + "*", glob + "*/**"};
+}
+
+std::optional<std::vector<std::string>> ending(std::string_view text, bool cased) {
+  if (text.size() < 2 || text.ends_with('/') || !is_plain(text)) {
+    return std::nullopt;
+  }
+  return std::vector{(text.starts_with('/') ? "/**" : "/**/*") + glob_of(text, cased)};
+}
+
+std::optional<std::vector<std::string>> holding(std::string_view text, bool cased) {
+  if (text.size() < 4 || !is_plain(text)) {
+    return std::nullopt;
+  }
+  const std::string glob = (text.starts_with('/') ? "/**" : "/**/*") + glob_of(text, cased);
+  return text.ends_with('/') ? std::vector{glob + "**"} : std::vector{glob + "*", glob + "*/**"};
+}
+
+// More than the pattern where it has several wildcards: what makes an automaton multiply is not worth what it would keep out.
+std::optional<std::vector<std::string>> wild(const Pattern& pattern, bool cased) {
+  const auto is_wild = [](std::uint16_t piece) { return piece >= kOne; };
+  const auto first = std::ranges::find_if(pattern, is_wild);
+  const auto text_of = [](auto begin, auto end) {
+    std::string text;
+    for (; begin != end; ++begin) {
+      text += static_cast<char>(*begin);
+    }
+    return text;
+  };
+  const std::string head = text_of(pattern.begin(), first);
+  const auto last = std::ranges::find_if(pattern.rbegin(), pattern.rend(), is_wild).base();  // behind the last wildcard
+  const std::string tail = text_of(last, pattern.end());
+  if (head.empty()) {
+    return tail.size() > longest_literal(pattern).size() / 2 ? ending(tail, cased) : holding(longest_literal(pattern), cased);
+  }
+  const std::size_t slash = tail.rfind('/');
+  if (head.starts_with('/') && is_plain(head) && slash != std::string::npos && slash + 1 < tail.size()) {
+    return std::vector{glob_of(head.substr(0, head.rfind('/') + 1), cased) + "**/" + glob_of(tail.substr(slash + 1), cased)};
+  }
+  return beginning(head, cased);
+}
+
+Globs globs_of(const Atom& atom) {
+  if (!is_path(atom.field) || !is_plain(atom.text) || (atom.test == Test::kWildcards && !is_plain(longest_literal(atom.pattern)))) {
+    return std::nullopt;
+  }
   switch (atom.test) {
     case Test::kWhole:
       if (!atom.text.starts_with('/') || (atom.text.size() > 1 && atom.text.ends_with('/'))) {
         return std::nullopt;
       }
-      append_glob(atom.text, atom.cased, glob);
-      return std::vector{glob};
-    case Test::kBeginning: {
-      if (!atom.text.starts_with('/') || atom.text.size() < 2) {
-        return std::nullopt;
-      }
-      append_glob(atom.text, atom.cased, glob);
-      if (atom.text.ends_with('/')) {
-        return std::vector{glob + "**"};
-      }
-      return std::vector{glob + "*", glob + "*/**"};
-    }
-    case Test::kEnd:
-      if (atom.text.size() < 2 || atom.text.ends_with('/')) {
-        return std::nullopt;
-      }
-      append_glob(atom.text, atom.cased, glob);
-      return std::vector{atom.text.starts_with('/') ? "/**" + glob : "/**/*" + glob};
+      return std::vector{glob_of(atom.text, atom.cased)};
+    case Test::kBeginning: return beginning(atom.text, atom.cased);
+    case Test::kEnd: return ending(atom.text, atom.cased);
+    case Test::kAnywhere: return holding(atom.text, atom.cased);
+    case Test::kWildcards: return wild(atom.pattern, atom.cased);
     default: return std::nullopt;
   }
 }

@@ -22,7 +22,8 @@ namespace vfsguard::detect {
 
 namespace {
 
-constexpr std::size_t kMaxBytes = 16u << 20;    // of a file
+constexpr std::size_t kMaxBytes = 16u << 20;  // of a file
+constexpr const char* kListsFile = "lists.yml";
 constexpr std::size_t kMaxTests = 200'000;      // of a rule
 constexpr std::size_t kMaxDocuments = 100'000;  // of a file
 constexpr std::array<std::string_view, 5> kSeverities{"info", "low", "medium", "high", "critical"};
@@ -609,6 +610,48 @@ void parse_rules(const std::string& file, const std::string& text, const Lists& 
   }
 }
 
+util::Result<void> load_lists(const std::string& path, Lists& into) {
+  std::error_code error;
+  std::filesystem::path directory = std::filesystem::absolute(path, error);
+  int upwards = 0;
+  if (!std::filesystem::is_directory(directory, error)) {
+    directory = directory.parent_path();
+    upwards = 2;
+  }
+  std::filesystem::path file = directory / kListsFile;
+  for (; upwards > 0 && !std::filesystem::exists(file, error); --upwards) {
+    directory = directory.parent_path();
+    file = directory / kListsFile;
+  }
+  if (!std::filesystem::exists(file, error)) {
+    return {};
+  }
+  const auto wrong = [&](const YAML::Node& node, std::string_view why) { return util::pass_on(at(file.string(), place_of(node), why)); };
+  try {
+    const YAML::Node root = YAML::LoadFile(file.string());
+    const YAML::Node lists = root.IsMap() ? root["lists"] : YAML::Node();
+    if (!lists || !lists.IsMap()) {
+      return wrong(root, "the file holds no mapping 'lists'");
+    }
+    for (const auto& entry : lists) {
+      if (!entry.first.IsScalar() || !entry.second.IsSequence()) {
+        return wrong(entry.first, "a list has a name and values, as in 'shells: [bash, dash]'");
+      }
+      std::vector<std::string> values;
+      for (const YAML::Node& value : entry.second) {
+        if (!value.IsScalar()) {
+          return wrong(value, "a value of a list is a text");
+        }
+        values.push_back(value.Scalar());
+      }
+      into.try_emplace(entry.first.Scalar(), std::move(values));
+    }
+  } catch (const YAML::Exception& e) {
+    return util::pass_on(at(file.string(), {e.mark.line + 1, e.mark.column + 1}, fmt::format("not YAML: {}", e.msg)));
+  }
+  return {};
+}
+
 util::Result<void> load_rules(const std::string& path, const Lists& lists, RuleSet& into) {
   std::error_code error;
   std::vector<std::filesystem::path> files;
@@ -618,7 +661,7 @@ util::Result<void> load_rules(const std::string& path, const Lists& lists, RuleS
         return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the rules {}", path), error.value());
       }
       const std::string extension = it->path().extension();
-      if ((extension == ".yml" || extension == ".yaml") && it->is_regular_file(error)) {
+      if ((extension == ".yml" || extension == ".yaml") && it->path().filename() != kListsFile && it->is_regular_file(error)) {
         files.push_back(it->path());
       }
     }

@@ -40,7 +40,9 @@ struct StateSetHash {
 class Builder {
  public:
   // Returns the first node of the glob.
-  std::uint32_t add(const Glob& glob, std::uint32_t index) {
+  std::uint32_t add(const Glob& glob, std::uint32_t index, std::uint32_t alike) {
+    alike_now_ = alike;
+    const std::size_t begin = nodes_.size();
     std::uint32_t next = push({Node::Kind::kAccept, 0, 0, index});
     // Reversed reading: the first token is read last, so chain from the front.
     for (const GlobToken& token : glob.tokens) {
@@ -51,6 +53,11 @@ class Builder {
           // Reversed: nothing, or '/' and then anything.
           const std::uint32_t inside = push({Node::Kind::kInsideDirs, 0, next, 0});
           next = push({Node::Kind::kOptionalDirs, inside, next, 0});
+          // "/**/..." : from here on it matches whatever comes, for every path begins with a slash.
+          if (alike != 0 && inside == begin + 2) {
+            sure_.push_back(inside);
+            sure_of_.try_emplace(alike, inside);
+          }
           break;
         }
       }
@@ -142,6 +149,7 @@ class Builder {
  private:
   std::uint32_t push(Node node) {
     nodes_.push_back(node);
+    alike_.push_back(alike_now_);
     return static_cast<std::uint32_t>(nodes_.size() - 1);
   }
 
@@ -249,7 +257,30 @@ class Builder {
     return it->second;
   }
 
+  // Of globs that are alike, one that is sure to match stands for all. `rest` is sorted.
+  std::vector<std::uint32_t> without_rivals(std::vector<std::uint32_t> rest) const {
+    std::vector<std::uint32_t> settled;
+    for (const std::uint32_t id : rest) {
+      if (std::ranges::binary_search(sure_, id) && std::ranges::find(settled, alike_[id]) == settled.end()) {
+        settled.push_back(alike_[id]);
+      }
+    }
+    for (const std::uint32_t alike : settled) {
+      const std::uint32_t sure = sure_of_.at(alike);
+      const bool accepts = std::ranges::any_of(rest, [&](std::uint32_t id) { return alike_[id] == alike && nodes_[id].kind == Node::Kind::kAccept; });
+      std::erase_if(rest, [&](std::uint32_t id) { return alike_[id] == alike; });
+      rest.push_back(sure);
+      rest.push_back(nodes_[sure].next);
+      if (accepts) {
+        rest.push_back(nodes_[nodes_[sure].next].next);
+      }
+    }
+    std::ranges::sort(rest);
+    return rest;
+  }
+
   std::uint32_t intern(std::uint32_t after, std::vector<std::uint32_t> rest, const Resolve& resolve) {
+    rest = without_rivals(std::move(rest));
     std::vector<std::uint32_t> key;
     key.reserve(rest.size() + 1);
     key.push_back(after);
@@ -373,6 +404,10 @@ class Builder {
     a.edges.resize(a.edges.size() + representative_.size(), {kFree, 0});
   }
 
+  std::vector<std::uint32_t> alike_;  // per node: of its glob
+  std::uint32_t alike_now_ = 0;
+  std::vector<std::uint32_t> sure_;                           // nodes from which a glob matches whatever comes; ascending
+  std::unordered_map<std::uint32_t, std::uint32_t> sure_of_;  // of those that are alike, the one that stands for all
   std::vector<Node> nodes_;
   std::vector<ByteSet> sets_;
   std::unordered_map<ByteSet, std::uint32_t> set_ids_;
@@ -440,7 +475,7 @@ util::Result<Compilation> compile(std::span<const PatternSet> sets) {
   std::vector<std::vector<std::uint32_t>> starts(sets.size());
   for (std::size_t s = 0; s < sets.size(); ++s) {
     for (std::size_t i = 0; i < sets[s].globs.size(); ++i) {
-      starts[s].push_back(builder.add(sets[s].globs[i], static_cast<std::uint32_t>(i)));
+      starts[s].push_back(builder.add(sets[s].globs[i], static_cast<std::uint32_t>(i), i < sets[s].alike.size() ? sets[s].alike[i] : 0));
     }
   }
   builder.make_classes();

@@ -43,6 +43,10 @@ using Resolve = std::function<std::uint32_t(std::span<const std::uint32_t>)>;
 struct PatternSet {
   std::vector<Glob> globs;
   Resolve resolve;
+  // Per glob: those with the same number, from 1 on, are as good as each other: where one matches, resolve() says the same whichever others do. A path
+  // that certainly will match one of them is then not looked at for the others, so that globs which match in the middle ("/**/a/**") do not multiply.
+  // Empty, or 0: no such thing is known.
+  std::vector<std::uint32_t> alike;
 };
 
 // The value of the kernel side's map `tables`, put together section by section: a head, then what is added, each aligned to its elements (a

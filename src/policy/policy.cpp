@@ -653,8 +653,15 @@ util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watch
   const std::size_t watched_from = paths.globs.size();
   if (watched != nullptr) {
     compiled.operations |= watched->operations;
+    std::vector<std::uint64_t> kinds;
+    paths.alike.assign(watched_from, 0);
     for (const Watched::Place& place : watched->places) {
       paths.globs.push_back(place.glob);
+      const auto known = std::ranges::find(kinds, place.operations);
+      paths.alike.push_back(static_cast<std::uint32_t>(known - kinds.begin()) + 1);
+      if (known == kinds.end()) {
+        kinds.push_back(place.operations);
+      }
     }
   }
   // Match set 0 means none.
