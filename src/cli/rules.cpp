@@ -136,6 +136,7 @@ util::Result<int> test(const RulesText& text) {
   for (const std::string& file : text.events) {
     const auto counts = recorded.read(file, [&](event::Operation& operation) {
       d.look(operation, alerts);
+      tell_alerts();  // what follows for correlations comes before the event, as it does live
       if (operation.detected) {
         ++told;
         const event::Detected& found = *operation.detected;
@@ -149,7 +150,6 @@ util::Result<int> test(const RulesText& text) {
                      found.rules.size() > 1 ? fmt::format("  (and {} more rules)", found.rules.size() - 1) : "");
         }
       }
-      tell_alerts();
     });
     if (!counts) {
       return util::pass_on(counts.error());

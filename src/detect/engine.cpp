@@ -175,8 +175,7 @@ double weight_of(const Atom& atom) {
 }
 
 bool opens_to_write(const vg_event& e) {
-  constexpr std::uint64_t kChanges = O_CREAT | O_TRUNC;
-  return (e.flags & O_ACCMODE) != O_RDONLY || (e.flags & kChanges) != 0;
+  return (e.flags & O_ACCMODE) != O_RDONLY || (e.flags & O_TRUNC) != 0;  // as the kernel side has it (asks_for_write)
 }
 
 }  // namespace
@@ -187,7 +186,7 @@ Engine::~Engine() = default;
 
 Engine::Engine(const std::vector<Rule>& rules, const std::vector<Filter>& filters) : images_(kImages) {
   for (const Rule& rule : rules) {
-    const Kind kind{rule.source.operations, rule.source.succeeded, rule.source.writing};
+    const Kind kind{rule.source.operations, rule.source.succeeded, rule.source.writing, rule.source.networked};
     auto known = std::ranges::find(kinds_, kind);
     if (known == kinds_.end()) {
       known = kinds_.insert(kinds_.end(), kind);
@@ -384,7 +383,8 @@ std::uint64_t Engine::sources_of(const event::Operation& operation) const {
     const std::uint64_t bit = left & -left;
     const Kind& kind = kinds_[static_cast<std::size_t>(std::countr_zero(left))];
     const bool failed = !operation.has_result() || !operation.success();
-    if ((kind.succeeded && failed) || (kind.writing && e.operation == VG_OP_OPEN && !opens_to_write(e))) {
+    if ((kind.succeeded && failed) || (kind.writing && e.operation == VG_OP_OPEN && !opens_to_write(e)) ||
+        (kind.networked && (!operation.address || operation.address->ip.empty()))) {
       sources &= ~bit;
     }
   }

@@ -82,6 +82,7 @@ class Engine {
     std::uint64_t operations = 0;
     bool succeeded = false;
     bool writing = false;
+    bool networked = false;
     bool operator==(const Kind&) const = default;
   };
   // What is found in a process image's own fields.

@@ -85,6 +85,7 @@ struct Source {
   std::uint64_t operations = 0;  // bit per VG_OP_*
   bool succeeded = false;        // only what succeeded
   bool writing = false;          // of opens only those that write, create or truncate
+  bool networked = false;        // only what has an internet address
   Dialect dialect = Dialect::kSigma;
 };
 

@@ -756,6 +756,7 @@ util::Result<Source> source_of(const std::string& category, const std::string& p
       s.operations = one.operations;
       s.succeeded = one.succeeded;
       s.writing = one.writing;
+      s.networked = one.operations == bit(VG_OP_CONNECT);
       return s;
     }
   }
