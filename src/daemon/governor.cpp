@@ -31,6 +31,9 @@ util::Result<policy::Policy> Governor::read(const std::vector<policy::Secret>& s
     return policy;
   }
   auto whole = policy::with_secrets(std::move(*policy), source_.protected_file, secrets);
+  if (whole) {
+    whole->rules.insert(whole->rules.begin(), denied_.begin(), denied_.end());
+  }
   if (whole && !source_.enforce) {
     for (policy::Rule& rule : whole->rules) {
       rule.enforce = false;
@@ -380,23 +383,71 @@ util::Result<void> Governor::reload(const Recorder& recorder) {
   if (!secrets) {
     return util::pass_on(secrets.error());
   }
+  const auto denied = std::exchange(denied_, {});
   auto policy = read(*secrets);
+  if (!policy) {
+    denied_ = denied;
+  }
   if (!policy) {
     return util::pass_on(policy.error());
   }
   auto detector = read_rules();
   if (!detector) {
+    denied_ = denied;
     return util::pass_on(detector.error());
   }
   auto next = compile(std::move(*policy), std::move(*detector));
   if (!next) {
+    denied_ = denied;
     return util::pass_on(next.error());
   }
   if (auto done = put_in_force(std::move(*next), recorder); !done) {
+    denied_ = denied;
     return done;
   }
   secrets_ = std::move(*secrets);
   return {};
+}
+
+util::Result<void> Governor::deny_object(const std::string& path, const std::string& why, const Recorder& recorder) {
+  constexpr std::size_t kMost = 256;
+  if (!source_.enforce) {
+    return util::fail(EX_UNAVAILABLE, "nothing is enforced (--enforce off)");
+  }
+  policy::Rule rule;
+  rule.file = "response";
+  rule.line = static_cast<int>(denied_.size()) + 1;
+  rule.name = fmt::format("{} {}", why, path);
+  const bool known = std::ranges::any_of(denied_, [&](const policy::Rule& other) { return other.name == rule.name; });
+  if (known) {
+    return {};
+  }
+  if (denied_.size() >= kMost) {
+    return util::fail(EX_UNAVAILABLE, fmt::format("{} objects are refused in response already; a reload lifts them", kMost));
+  }
+  std::string glob;
+  for (const char c : path) {
+    if (c == '*' || c == '?' || c == '[' || c == ']' || c == '\\') {
+      glob += '\\';
+    }
+    glob += c;
+  }
+  auto parsed = policy::parse_glob(glob);
+  if (!parsed) {
+    return util::pass_on(parsed.error());
+  }
+  rule.paths.push_back(std::move(*parsed));
+  rule.action = policy::Action::kDeny;
+  rule.degraded = true;
+  rule.severity = "high";
+  denied_.push_back(std::move(rule));
+  auto policy = read(secrets_);
+  auto next = policy ? compile(std::move(*policy), now_->detector) : util::Result<std::shared_ptr<Version>>(util::pass_on(policy.error()));
+  auto done = next ? put_in_force(std::move(*next), recorder) : util::Result<void>(util::pass_on(next.error()));
+  if (!done) {
+    denied_.pop_back();
+  }
+  return done;
 }
 
 util::Result<void> Governor::change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder) {

@@ -59,6 +59,8 @@ class Governor {
   // Changes the protected files: the file, and what is in force.
   util::Result<void> protect(policy::Secret secret, const Recorder& recorder);
   util::Result<void> unprotect(const std::string& path, const Recorder& recorder);
+  // Refuses an object to everybody, until the next reload. EX_UNAVAILABLE: nothing is enforced here.
+  util::Result<void> deny_object(const std::string& path, const std::string& why, const Recorder& recorder);
   [[nodiscard]] const std::vector<policy::Secret>& secrets() const { return secrets_; }
 
   [[nodiscard]] const policy::Policy& policy() const { return now_->policy; }
@@ -92,6 +94,7 @@ class Governor {
 
   PolicySource source_;
   std::vector<policy::Secret> secrets_;
+  std::vector<policy::Rule> denied_;  // in response to what was detected
   std::shared_ptr<Version> now_;
   std::optional<enforce::Pins> pins_;
   std::unique_ptr<enforce::Standing> standing_;  // what an earlier agent left, until attach()

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -77,6 +78,10 @@ class Pipeline {
   void write(event::Operation& operation);
   bool detect(event::Operation& operation);
   void write_alerts();
+  void respond();
+  void kill_process(const detect::Action& action);
+  void deny_objects();
+  void tell_response(const detect::Action& action, std::string_view what, std::string message);
   void end_detection();
   void take_detector();
   void keep_back(std::span<const std::byte> data, bool asked_for);
@@ -109,6 +114,7 @@ class Pipeline {
   enrich::Mounts mounts_;
   util::WallClock wall_;
   std::vector<event::Alert> alerts_;
+  std::vector<detect::Action> denials_;                             // due as soon as no record is being read
   std::shared_ptr<detect::Detector> detector_;                      // the governor's, as long as it is the same
   std::map<std::string, detect::Detector::Count> detected_before_;  // by rules of earlier ones
   std::uint64_t alerts_expire_ns_ = 0;                              // when to look again; 0: nothing is held back
@@ -201,6 +207,9 @@ bool Pipeline::detect(event::Operation& operation) {
   operation.wall_ns = wall_.at(operation.raw.time_ns);
   enrich(operation);
   detector_->look(operation, alerts_);
+  if (detector_->responds()) {
+    respond();
+  }
   const bool told = operation.detected.has_value();
   if (!alerts_.empty()) {
     write_alerts();
@@ -209,6 +218,64 @@ bool Pipeline::detect(event::Operation& operation) {
     alerts_expire_ns_ = operation.raw.time_ns + 1'000'000'000u;
   }
   return told;
+}
+
+// Processes at once; objects when no record is being read, because that takes a change of the policy.
+void Pipeline::respond() {
+  for (detect::Action& action : detector_->take_actions()) {
+    if (action.response.kill) {
+      kill_process(action);
+    }
+    if (action.response.deny && !action.path.empty()) {
+      denials_.push_back(std::move(action));
+    }
+  }
+}
+
+void Pipeline::tell_response(const detect::Action& action, std::string_view what, std::string message) {
+  const detect::Head& head = detector_->head(action.node);
+  event::Alert alert;
+  alert.kind = event::Alert::Kind::kResponse;
+  alert.rule = head.label();
+  alert.severity = detect::severity_name(head.severity);
+  alert.tags = head.tags;
+  alert.type = what;
+  alert.message = std::move(message);
+  alert.time_ns = action.time_ns;
+  alert.group = {{"process_id", fmt::format("{}.{}", action.pid, action.start_ns)}, {"exe", action.exe}, {"path", action.path}};
+  std::erase_if(alert.group, [](const auto& field) { return field.second.empty(); });
+  alerts_.push_back(std::move(alert));
+}
+
+// That process and no later one of its number.
+void Pipeline::kill_process(const detect::Action& action) {
+  const auto fails = [&](std::string_view why) { tell_response(action, "kill_failed", fmt::format("process {} was to be killed: {}", action.pid, why)); };
+  if (action.pid <= 1 || action.pid == static_cast<std::uint32_t>(getpid())) {
+    return fails("it is spared");
+  }
+  const util::UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, action.pid, 0)));
+  if (!process) {
+    return fails(errno == ESRCH ? "it has ended" : util::errno_text(errno));
+  }
+  if (!enrich::is_running(action.pid, action.start_ns)) {
+    return fails("it has ended");
+  }
+  if (syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0) {
+    return fails(util::errno_text(errno));
+  }
+  tell_response(action, "kill", fmt::format("process {} was killed", action.pid));
+}
+
+void Pipeline::deny_objects() {
+  for (const detect::Action& action : std::exchange(denials_, {})) {
+    const std::string why = "response to " + detector_->head(action.node).label();
+    if (auto done = options_.governor->deny_object(action.path, why, recorder()); !done) {
+      tell_response(action, "deny_failed", fmt::format("{} was to be refused to everybody: {}", action.path, done.error().message));
+    } else {
+      tell_response(action, "deny", fmt::format("{} is refused to everybody, until the next reload", action.path));
+    }
+  }
+  write_alerts();
 }
 
 void Pipeline::write_alerts() {
@@ -363,6 +430,9 @@ util::Result<void> Pipeline::loop() {
       return util::pass_on(consumed.error());
     }
     processes_.end_round();
+    if (!denials_.empty()) {
+      deny_objects();
+    }
     if (auto done = flush(); !done) {
       return done;
     }
@@ -405,7 +475,7 @@ util::Result<void> Pipeline::loop() {
     nfds_t watched = 4;  // signals; the sink for the end of its reader; mounts; the control socket
     if (*consumed >= kBatchRecords) {
       timeout = 0;
-    } else if (*consumed > 0) {
+    } else if (*consumed > 0 && !(detector_ && detector_->responds())) {
       timeout = timeout < 0 ? kBusyPauseMs : std::min(timeout, kBusyPauseMs);
     } else {
       sensor_->arm();

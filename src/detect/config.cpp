@@ -32,7 +32,7 @@ class Reader {
     Config config;
     config.file = file_;
     try {
-      only_keys(root, "the configuration", {"version", "rules", "enable", "disable", "severity", "lists", "throttle", "limits"});
+      only_keys(root, "the configuration", {"version", "rules", "enable", "disable", "severity", "lists", "throttle", "limits", "response"});
       if (!root["version"] || !root["version"].IsScalar() || root["version"].Scalar() != "1") {
         refuse(root["version"] ? root["version"] : root, "begin the file with 'version: 1'");
       }
@@ -66,6 +66,9 @@ class Reader {
           only_keys(entry.second, "a rule's throttle", {"alerts", "per", "by"});
           config.throttles[scalar(entry.first, "a rule")] = read_throttle(entry.second);
         }
+      }
+      if (const YAML::Node response = root["response"]) {
+        read_response(response, config);
       }
       if (const YAML::Node limits = root["limits"]) {
         only_keys(limits, "'limits'", {"memory", "late"});
@@ -140,7 +143,7 @@ class Reader {
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), count);
     const std::string_view unit(end, static_cast<std::size_t>(word.data() + word.size() - end));
     const auto known = std::ranges::find(units, unit, &std::pair<std::string_view, std::uint64_t>::first);
-    if (error != std::errc{} || known == units.end() || count > (std::uint64_t{1} << 40) / known->second * 1'000'000) {
+    if (error != std::errc{} || known == units.end() || count > (std::uint64_t{1} << 62) / known->second) {
       refuse(node, fmt::format("'{}' is not understood; write it as {}", word, example));
     }
     return count * known->second;
@@ -157,6 +160,24 @@ class Reader {
       refuse(node, "at least 64KiB are needed");
     }
     return bytes;
+  }
+
+  static void read_response(const YAML::Node& node, Config& config) {
+    only_keys(node, "'response'", {"rules", "spare"});
+    config.spared = texts(node["spare"], "spare");
+    for (const auto& entry : map(node["rules"], "rules")) {
+      Response& response = config.responses[scalar(entry.first, "a rule")];
+      const std::vector<std::string> words = entry.second.IsSequence() ? texts(entry.second, "a response") : std::vector{scalar(entry.second, "a response")};
+      for (const std::string& word : words) {
+        if (word != "kill" && word != "deny") {
+          refuse(entry.second, fmt::format("there is no response '{}'; known: kill, deny", word));
+        }
+        (word == "kill" ? response.kill : response.deny) = true;
+      }
+    }
+    if (config.responses.empty()) {
+      refuse(node, "'response' names no rule; write them under 'rules', such as { ransomware_like: kill }");
+    }
   }
 
   static Throttle read_throttle(const YAML::Node& node) {

@@ -19,6 +19,13 @@ struct Throttle {
   std::vector<std::string> by;  // fields
 };
 
+// What is done about a match, beyond telling it.
+struct Response {
+  bool kill = false;  // the process that did it, with SIGKILL
+  bool deny = false;  // what it was done to, to everybody, until the next reload
+  [[nodiscard]] bool any() const { return kill || deny; }
+};
+
 struct Config {
   std::string file;                            // empty: there is none
   std::vector<std::string> rules;              // files and directories
@@ -30,6 +37,8 @@ struct Config {
   Throttle throttle;
   std::map<std::string, Throttle> throttles;  // by id or name
   Correlator::Options limits;
+  std::map<std::string, Response> responses;  // by id or name
+  std::vector<std::string> spared;            // programs that are never killed: names, or paths
 };
 
 // EX_NOINPUT: it cannot be read (code ENOENT: it is not there); EX_CONFIG with file:line:column.

@@ -80,7 +80,33 @@ Detector::Detector(std::vector<Rule> rules, std::vector<Filter> filters, Correla
       }
     }
     throttles_.push_back(std::move(throttle));
+    Response& response = responses_.emplace_back();
+    for (const auto& [word, own] : config.responses) {
+      if (is_meant(head(node), word)) {
+        response = own;
+        responds_ = true;
+      }
+    }
   }
+}
+
+void Detector::respond(std::uint32_t node, const event::Operation& operation) {
+  const Response& response = responses_[node];
+  if (!response.any()) {
+    return;
+  }
+  const std::string exe = operation.process && operation.process->exe ? *operation.process->exe : "";
+  const bool spared =
+      std::ranges::any_of(config_.spared, [&](const std::string& word) { return exe == word || (!word.starts_with('/') && exe.ends_with("/" + word)); });
+  // What the policy has refused already needs no further refusal.
+  const bool refused = operation.raw.verdict != VG_VERDICT_NONE;
+  actions_.push_back({node,
+                      {response.kill && !spared, response.deny && !refused},
+                      operation.raw.pid,
+                      operation.raw.start_ns,
+                      exe,
+                      field_text(operation, "TargetFilename", Dialect::kSigma).value_or(""),
+                      operation.raw.time_ns});
 }
 
 util::Result<std::unique_ptr<Detector>> Detector::open(const Config& config, const Options& options) {
@@ -217,6 +243,7 @@ void Detector::tell(const Fired& fired, const event::Operation& last, std::vecto
     ++count.taken;
     return;
   }
+  respond(node, last);
   if (!passes(node, last, alerts)) {
     ++count.held_back;
     return;
@@ -267,6 +294,7 @@ void Detector::look(event::Operation& operation, std::vector<event::Alert>& aler
       ++count.taken;
       continue;
     }
+    respond(place, operation);
     if (!passes(place, operation, alerts)) {
       ++count.held_back;
       continue;
@@ -327,6 +355,11 @@ std::vector<std::string> Detector::review() const {
   for (const auto& [word, severity] : config_.severities) {
     if (!known(word)) {
       notes.push_back(fmt::format("{}: 'severity' names '{}', which is no rule that is on", config_.file, word));
+    }
+  }
+  for (const auto& [word, response] : config_.responses) {
+    if (!known(word)) {
+      notes.push_back(fmt::format("{}: 'response' names '{}', which is no rule that is on", config_.file, word));
     }
   }
   for (const auto& [word, throttle] : config_.throttles) {

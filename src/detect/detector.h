@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "detect/config.h"
@@ -31,6 +32,17 @@ struct AllNeeds {
   std::vector<Place> places;
 };
 
+// A response that is due. Carried out by who owns the detector.
+struct Action {
+  std::uint32_t node = 0;  // whose
+  Response response;
+  std::uint32_t pid = 0;
+  std::uint64_t start_ns = 0;  // of that process
+  std::string exe;             // empty: not known
+  std::string path;            // of the object; empty: it has none
+  std::uint64_t time_ns = 0;
+};
+
 class Detector {
  public:
   struct Options {
@@ -47,6 +59,9 @@ class Detector {
   void look(event::Operation& operation, std::vector<event::Alert>& alerts);
   // The same of what was held back, once its time is over. Returns whether there is any left that will have to be told.
   bool expire(std::uint64_t now_ns, std::vector<event::Alert>& alerts);
+  // Responses that became due since this was asked last.
+  std::vector<Action> take_actions() { return std::exchange(actions_, {}); }
+  [[nodiscard]] bool responds() const { return responds_; }
   // What was held back until now and not told yet.
   void finish(std::vector<event::Alert>& alerts);
 
@@ -87,6 +102,7 @@ class Detector {
   bool passes(std::uint32_t node, const event::Operation& operation, std::vector<event::Alert>& alerts);
   void close(const Window& window, std::vector<event::Alert>& alerts) const;
   void tell(const Fired& fired, const event::Operation& last, std::vector<event::Alert>& alerts);
+  void respond(std::uint32_t node, const event::Operation& operation);
   [[nodiscard]] const Throttle* throttle_of(std::uint32_t node) const { return throttles_[node].alerts > 0 ? &throttles_[node] : nullptr; }
 
   std::vector<Rule> rules_;
@@ -99,6 +115,9 @@ class Detector {
   std::unordered_map<std::string, Window> windows_;
   std::vector<Count> counts_;
   std::vector<Fired> fired_;
+  std::vector<Response> responses_;  // by node
+  std::vector<Action> actions_;
+  bool responds_ = false;
   std::uint64_t looked_at_ = 0;
 };
 

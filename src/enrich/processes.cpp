@@ -35,11 +35,15 @@ std::optional<std::uint64_t> start_ticks(std::uint32_t pid) {
   return ticks;
 }
 
+}  // namespace
+
 bool is_running(std::uint32_t pid, std::uint64_t start_ns) {
   const std::uint64_t ns_per_tick = 1'000'000'000u / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
   const auto ticks = start_ticks(pid);
   return ticks && *ticks == start_ns / ns_per_tick;
 }
+
+namespace {
 
 struct Executable {
   std::string path;

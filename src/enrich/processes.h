@@ -21,6 +21,9 @@ namespace vfsguard::enrich {
 inline constexpr std::size_t kMaxProcesses = 16384;
 inline constexpr std::size_t kMaxRemembered = 8192;
 
+// Whether the process of that number is still the one that began then.
+bool is_running(std::uint32_t pid, std::uint64_t start_ns);
+
 class Processes {
  public:
   // `describe_again` asks the kernel side to send every process once more.

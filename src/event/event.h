@@ -94,7 +94,7 @@ struct Detected {
 
 // A record of detection's own.
 struct Alert {
-  enum class Kind : std::uint8_t { kCorrelation, kHeldBack };
+  enum class Kind : std::uint8_t { kCorrelation, kHeldBack, kResponse };
   struct Contributor {
     std::string rule;
     std::uint64_t time_ns = 0;

@@ -634,16 +634,26 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
 
 void JsonFormatter::append(const event::Alert& alert, std::string& out) {
   const bool held_back = alert.kind == event::Alert::Kind::kHeldBack;
+  const bool response = alert.kind == event::Alert::Kind::kResponse;
   out += "{\"schema\":1,";
   out += host_;
   append_time("timestamp", alert.time_ns, out);
-  word("event_type", held_back ? "alerts_held_back" : "correlation", out);
+  word("event_type", held_back ? "alerts_held_back" : response ? "response" : "correlation", out);
   bytes("rule", alert.rule, out);
   word("severity", alert.severity, out);
   if (!alert.tags.empty()) {
     out += "\"tags\":" + json_list(alert.tags) + ",";
   }
   bytes("message", alert.message, out);
+  if (response) {
+    word("response", alert.type, out);
+    for (const auto& [name, value] : alert.group) {
+      bytes(name, value, out);
+    }
+    out.back() = '}';
+    out += '\n';
+    return;
+  }
   if (!held_back) {
     word("correlation", alert.type, out);
     if (!alert.group.empty()) {

@@ -2386,6 +2386,134 @@ def once_test_doctor_without_rights(d):
     check(all("root" in v["mend"] for v in report["observe"].values()), report["observe"])
 
 
+RULES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "rules")
+
+
+def detecting(d, rules, config="", *words):
+    """The agent with these Sigma documents, a configuration of detection and no policy of its own."""
+    os.chmod(d, 0o755)
+    os.makedirs(f"{d}/rules", exist_ok=True)
+    if rules:
+        write_file(f"{d}/rules/rules.yml", rules)
+    write_file(f"{d}/detection.yaml", f"version: 1\nrules: [{d + '/rules' if rules else RULES}]\n" + config)
+    write_file(f"{d}/policy.yaml", f"version: 1\nrules:\n  - {{ name: none, paths: '{d}/nothing' }}\n")
+    return Trace(["run", "--hook", HOOK, "--format", "json", "--config", f"{d}/policy.yaml", "--detection", f"{d}/detection.yaml", "--control", f"{d}/control/socket",
+                  "--protected", f"{d}/control/protected.yaml", *words]).require_ready()
+
+
+def write_file(path, text):
+    with open(path + ".new", "w") as f:
+        f.write(text)
+    os.rename(path + ".new", path)
+
+
+def alerts(t, rule=None):
+    return [e for e in t.events() if "rule" in e and (rule is None or rule in e.get("rules", [e["rule"]]))]
+
+
+def wait_until(holds, what):
+    end = time.time() + PATIENCE
+    while not holds():
+        check(time.time() < end, f"no {what}")
+        time.sleep(0.02)
+
+
+def sigma(name, category, selection, more=""):
+    return f"title: {name}\nname: {name}\nlogsource: {{ product: linux, category: {category} }}\ndetection: {{ s: {{ {selection} }}, condition: s }}\n{more}\n---\n"
+
+
+def once_test_detection_is_changed_while_it_runs(d):
+    """A reload takes other rules, and exceptions by filters; a broken rule changes nothing; what is held back is counted and told."""
+    touch(f"{d}/a")
+    touch(f"{d}/b")
+    t = detecting(d, sigma("a-opened", "file_access", f"TargetFilename: {d}/a", "level: high\ntags: [attack.t1005]\nmessage: '%Image% opened %TargetFilename%'"),
+                  "throttle: { alerts: 2, per: 1h }\n")
+    for _ in range(5):
+        run_as(["cat", f"{d}/a"])
+    run_as(["cat", f"{d}/b"])
+    write_file(f"{d}/rules/rules.yml", sigma("b-opened", "file_acess", f"TargetFilename: {d}/b"))
+    said = run_as([ARGS.vfsguard, "reload", "--control", f"{d}/control/socket"])
+    check(said.returncode == 78 and b"rules.yml:3:12" in said.stderr and b"did you mean 'file_access'" in said.stderr, said)
+    run_as(["cat", f"{d}/a"])
+    write_file(f"{d}/rules/rules.yml", sigma("b-opened", "file_access", f"TargetFilename: {d}/b") + "title: not by head\nlogsource: { product: linux, category: file_access }\nfilter: "
+               "{ rules: [b-opened], head: { Image|endswith: /head }, condition: not head }\n")
+    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    run_as(["cat", f"{d}/a"])
+    run_as(["head", "-c1", f"{d}/b"])
+    run_as(["cat", f"{d}/b"])
+    wait_until(lambda: alerts(t, "b-opened"), "an alert")
+    status = ask(d, b'{"command":"status"}')["detection"]
+    check(status["rules"] == 1 and status["filters"] == 1 and [m["rule"] for m in status["matched"]] == ["b-opened"], status)
+    t.stop()
+    a = alerts(t, "a-opened")
+    held = [e for e in a if e["event_type"] == "alerts_held_back"]
+    check(len(a) == 3 and len(held) == 1 and held[0]["count"] == 4, a)
+    check(a[0]["severity"] == "high" and a[0]["tags"] == ["attack.t1005"] and a[0]["message"].endswith(f"/cat opened {d}/a"), a[0])
+    check([os.path.basename(e["exe"]) for e in alerts(t, "b-opened")] == ["cat"], alerts(t, "b-opened"))
+    check("detected 'a-opened': 6, 4 held back" in t.summary and "detected 'b-opened': 1" in t.summary, t.summary)
+    account_holds(t)
+
+
+def once_test_detection_stops_ransomware(d):
+    """The shipped rule with its response on: the process that rewrites one file after the other is killed."""
+    os.mkdir(f"{d}/data")
+    for i in range(60):
+        with open(f"{d}/data/{i:03}", "wb") as f:
+            f.write(os.urandom(256 << 10))
+    t = detecting(d, None, f"enable: [ransomware_like, file_rewritten]\nlists: {{ user_files: ['{d}/data/'] }}\nresponse: {{ rules: {{ ransomware_like: kill }} }}\n")
+    done = subprocess.run([program("ransom"), f"{d}/data"], stdout=subprocess.PIPE, timeout=PATIENCE * 4)
+    t.stop()
+    rewritten = len(done.stdout.split())
+    told = alerts(t, "ransomware_like")
+    check(done.returncode == -signal.SIGKILL, f"{done.returncode}, {rewritten} rewritten")
+    check(rewritten < 20, f"{rewritten} rewritten")
+    check([e["event_type"] for e in told] == ["response", "correlation"] or [e["event_type"] for e in told] == ["correlation", "response"], told)
+    response = next(e for e in told if e["event_type"] == "response")
+    check(response["response"] == "kill" and response["exe"].endswith("/ransom"), response)
+    print(f"    killed after {rewritten} of 60 files")
+
+
+def once_test_detection_denies_from_now_on(d):
+    """What was touched is refused to everybody from then on, until the next reload; a program that is spared is not killed."""
+    touch(f"{d}/canary.pdf")
+
+    def look():  # opens it, and is gone: a read could be stopped already by the answer to its own open
+        return run_as(["sh", "-c", f": < {d}/canary.pdf"])
+    t = detecting(d, sigma("touched", "file_access", f"TargetFilename: {d}/canary.pdf", "level: critical"), "response: { rules: { touched: [deny, kill] }, spare: [dash, bash] }\n")
+    check(look().returncode == 0, "the first one comes through")
+    wait_until(lambda: any(e["event_type"] == "response" for e in alerts(t)), "a response")
+    check(look().returncode != 0, "refused from now on")
+    check(any(r["name"] == f"response to touched {d}/canary.pdf" and r["stopped"] == 1 for r in ask(d, b'{"command":"status"}')["rules"]), "not in the status")
+    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    check(look().returncode == 0, "lifted by the reload")
+    t.stop()
+    done = [e["response"] for e in alerts(t) if e["event_type"] == "response"]
+    check(done[0] == "deny" and "kill" not in done, done)
+
+
+def once_test_bad_detection(d):
+    """What is wrong is said with its place, and nothing starts; what is only left out is named."""
+    def start(rules, config="", *words):
+        write_file(f"{d}/rules.yml", rules)
+        write_file(f"{d}/detection.yaml", "version: 1\nrules: [rules.yml]\n" + config)
+        return run_as([ARGS.vfsguard, "run", "--control", "off", "--protected", "/nowhere", "--detection", f"{d}/detection.yaml", *words], cwd=d)
+    good = sigma("good", "file_access", "TargetFilename: /x")
+    said = start(good + sigma("bad", "file_access", "TargetFilename|endwith: /x"))
+    check(said.returncode == 78 and b"rules.yml:10:19: rule 'bad': there is no modifier 'endwith'; did you mean 'endswith'?" in said.stderr, said)
+    t = Trace(["run", "--format", "json", "--detection", f"{d}/detection.yaml", "--keep-going"]).require_ready().stop()
+    check(t.code == 0 and "left out: " in t.summary and "detection: 1 rules" in t.summary, t.summary)
+    said = start(good, "respons: {}\n")
+    check(said.returncode == 78 and b"detection.yaml:3:1" in said.stderr and b"did you mean 'response'?" in said.stderr, said)
+    said = start(good, "response: { rules: { good: maim } }\n")
+    check(said.returncode == 78 and b"known: kill, deny" in said.stderr, said)
+    said = start(good + good)
+    check(said.returncode == 78 and b"names the rule in" in said.stderr, said)
+    said = run_as([ARGS.vfsguard, "run", "--rules", f"{d}/none"])
+    check(said.returncode == 66 and b"cannot read the rules" in said.stderr, said)
+    said = run_as([ARGS.vfsguard, "rules", "check", f"{d}/rules.yml"])
+    check(said.returncode == 78 and b"1 rules" in said.stdout and b"1 refused" in said.stdout, said)
+
+
 def main():
     global ARGS, HOOK
     parser = argparse.ArgumentParser()
@@ -2412,7 +2540,7 @@ def main():
         return not VM or hook != "tracepoint" or name.startswith(by_tracepoint)
     work = [(n, f, h) for h in ARGS.hook for n, f in globals().items() if n.startswith("test_") and runs(n, h)]
     work += [(n, f, "auto") for n, f in globals().items()
-             if n.startswith("once_test_") and not (n.startswith(("once_test_bad", "once_test_kernel_without")) and ARGS.kernel_dependent)]
+             if n.startswith("once_test_") and not (n.startswith(("once_test_bad", "once_test_detection_is", "once_test_kernel_without")) and ARGS.kernel_dependent)]
     for name, function, HOOK in work:
         if ARGS.only and ARGS.only not in name:
             continue
