@@ -24,8 +24,9 @@ namespace {
 
 constexpr std::size_t kMaxBytes = 16u << 20;  // of a file
 constexpr const char* kListsFile = "lists.yml";
-constexpr std::size_t kMaxTests = 200'000;      // of a rule
-constexpr std::size_t kMaxDocuments = 100'000;  // of a file
+constexpr std::size_t kMaxTests = 200'000;       // of a rule
+constexpr std::size_t kMaxDocuments = 10'000;    // of a file
+constexpr std::size_t kMaxPadding = 200u << 20;  // empty lines before all documents of a file together
 constexpr std::array<std::string_view, 5> kSeverities{"info", "low", "medium", "high", "critical"};
 constexpr std::array<std::string_view, 7> kKinds{"event_count", "value_count", "temporal", "temporal_ordered", "value_sum", "value_avg", "value_percentile"};
 
@@ -550,8 +551,67 @@ bool is_map_of_scalars(const YAML::Node& node) {
   return std::all_of(node.begin(), node.end(), [](const auto& entry) { return entry.first.IsScalar(); });
 }
 
+struct Document {
+  std::size_t line = 0;  // that it begins in, from 0
+  std::string_view text;
+};
+
+// The documents of a file. A line that begins with "---" begins one, and "..." ends one, wherever it stands. (YAML::LoadAll does not end on some broken
+// files.)
+std::vector<Document> documents_of(std::string_view text) {
+  std::vector<Document> all;
+  Document document;
+  std::size_t begin = 0;
+  std::size_t line = 0;
+  const auto finish = [&](std::size_t end, std::size_t next) {
+    document.text = text.substr(begin, end - begin);
+    if (document.text.find_first_not_of(" \t\r\n") != std::string_view::npos) {
+      all.push_back(document);
+    }
+    document.line = line + (next > end ? 1 : 0);
+    begin = next;
+  };
+  for (std::size_t at = 0; at < text.size(); ++line) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    const std::string_view one = text.substr(at, end - at);
+    const auto is_marker = [&](std::string_view marker) {
+      return one.starts_with(marker) && (one.size() == 3 || one[3] == ' ' || one[3] == '\t' || one[3] == '\r');
+    };
+    if (is_marker("---")) {
+      finish(at, at);
+    } else if (is_marker("...")) {
+      finish(at, std::min(end + 1, text.size()));
+    }
+    at = end + 1;
+  }
+  finish(text.size(), text.size());
+  return all;
+}
+
 util::Error at(const std::string& file, Place place, std::string_view why) {
   return {fmt::format("{}:{}:{}: {}", file, place.line, place.column, why), EX_CONFIG, 0};
+}
+
+// `global`: what `action: global` said.
+void read_document(const std::string& file, const YAML::Node& document, const Lists& lists, YAML::Node& global, RuleSet& into) {
+  if (!document.IsDefined() || document.IsNull()) {
+    return;
+  }
+  const Place begins = place_of(document);
+  if (!document.IsMap() || !is_map_of_scalars(document)) {
+    into.refused.push_back(at(file, begins, "no Sigma rule: a document is a mapping that begins with 'title'"));
+    return;
+  }
+  const std::string action = document["action"] && document["action"].IsScalar() ? document["action"].Scalar() : "";
+  if (action == "global") {
+    global.reset(document);
+  } else if (action == "reset") {
+    global.reset();
+  } else if (!action.empty()) {
+    into.refused.push_back(at(file, place_of(document["action"]), fmt::format("there is no action '{}'; known: global, reset", action)));
+  } else {
+    Reader(file, lists, begins).read(merged(global, document), into);
+  }
 }
 
 }  // namespace
@@ -574,39 +634,19 @@ void parse_rules(const std::string& file, const std::string& text, const Lists& 
     into.refused.push_back(at(file, {1, 1}, "there is a NUL byte in the file; it is no text"));
     return;
   }
-  try {
-    YAML::Node global;
-    std::size_t documents = 0;
-    for (const YAML::Node& document : YAML::LoadAll(text)) {
-      if (document.IsNull()) {
-        continue;
-      }
-      const Place begins = place_of(document);
-      if (++documents > kMaxDocuments) {
-        into.refused.push_back(at(file, begins, fmt::format("more than {} documents in one file", kMaxDocuments)));
-        return;
-      }
-      if (!document.IsMap() || !is_map_of_scalars(document)) {
-        into.refused.push_back(at(file, begins, "no Sigma rule: a document is a mapping that begins with 'title'"));
-        continue;
-      }
-      const std::string action = document["action"] && document["action"].IsScalar() ? document["action"].Scalar() : "";
-      if (action == "global") {
-        global = document;
-        continue;
-      }
-      if (action == "reset") {
-        global = YAML::Node();
-        continue;
-      }
-      if (!action.empty()) {
-        into.refused.push_back(at(file, place_of(document["action"]), fmt::format("there is no action '{}'; known: global, reset", action)));
-        continue;
-      }
-      Reader(file, lists, begins).read(merged(global, document), into);
+  const std::vector<Document> documents = documents_of(text);
+  if (documents.size() > kMaxDocuments || (documents.size() > 1 && documents.size() * documents.back().line > kMaxPadding)) {
+    into.refused.push_back(at(file, {1, 1}, fmt::format("{} documents in one file are too many; split it", documents.size())));
+    return;
+  }
+  YAML::Node global;
+  for (const Document& document : documents) {
+    try {
+      // Behind as many empty lines as stand before it, so that places are those in the file.
+      read_document(file, YAML::Load(std::string(document.line, '\n') + std::string(document.text)), lists, global, into);
+    } catch (const YAML::Exception& e) {
+      into.refused.push_back(at(file, {e.mark.line + 1, e.mark.column + 1}, fmt::format("not YAML: {}", e.msg)));
     }
-  } catch (const YAML::Exception& e) {
-    into.refused.push_back(at(file, {e.mark.line + 1, e.mark.column + 1}, fmt::format("not YAML: {}", e.msg)));
   }
 }
 

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <fstream>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <simdjson.h>
@@ -117,7 +119,7 @@ class RecordedReader {
     number("seq", e_.seq);
     number("cpu", e_.head.cpu);
     double seconds = 0;
-    if (from_["timestamp"].get(seconds) == simdjson::SUCCESS) {
+    if (from_["timestamp"].get(seconds) == simdjson::SUCCESS && seconds >= 0 && seconds < 1e10) {
       // To the microsecond, as it was written.
       o_.wall_ns = static_cast<std::uint64_t>(seconds * 1e6 + 0.5) * 1000;
       e_.time_ns = o_.wall_ns;
@@ -311,26 +313,35 @@ class RecordedReader {
 };
 
 util::Result<Recorded::Counts> Recorded::read(const std::string& file, const std::function<void(Operation&)>& each) {
-  Counts counts;
-  simdjson::dom::parser parser;
-  simdjson::dom::document_stream stream;
-  simdjson::padded_string content;
-  if (const auto error = simdjson::padded_string::load(file).get(content); error != simdjson::SUCCESS) {
-    return util::fail(EX_NOINPUT, fmt::format("cannot read the events {}: {}", file, simdjson::error_message(error)));
+  std::ifstream in(file, std::ios::binary);
+  if (!in) {
+    return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the events {}", file));
   }
-  if (content.size() == 0) {
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (in.bad()) {
+    return util::fail(EX_NOINPUT, fmt::format("cannot read the events {} to their end", file));
+  }
+  return read_text(file, text, each);
+}
+
+util::Result<Recorded::Counts> Recorded::read_text(const std::string& name, std::string_view text, const std::function<void(Operation&)>& each) {
+  Counts counts;
+  if (text.empty()) {
     return counts;
   }
+  simdjson::dom::parser parser;
+  simdjson::dom::document_stream stream;
+  const simdjson::padded_string content(text);
   if (const auto error = parser.parse_many(content, kLongestLine).get(stream); error != simdjson::SUCCESS) {
-    return util::fail(EX_DATAERR, fmt::format("cannot read the events {}: {}", file, simdjson::error_message(error)));
+    return util::fail(EX_DATAERR, fmt::format("cannot read the events {}: {}", name, simdjson::error_message(error)));
   }
   Operation operation;
   for (auto it = stream.begin(); it != stream.end(); ++it) {
     element line;
     if (const auto error = (*it).get(line); error != simdjson::SUCCESS || !line.is_object()) {
-      const std::string_view before = std::string_view(content).substr(0, it.current_index());
-      return util::fail(EX_DATAERR, fmt::format("{}:{}: no event: {}; a line is one JSON object", file, std::ranges::count(before, '\n') + 1,
-                                                error != simdjson::SUCCESS ? simdjson::error_message(error) : "not an object"));
+      return util::fail(EX_DATAERR,
+                        fmt::format("{}:{}: no event: {}; a line is one JSON object", name, std::ranges::count(text.substr(0, it.current_index()), '\n') + 1,
+                                    error != simdjson::SUCCESS ? simdjson::error_message(error) : "not an object"));
     }
     if (!RecordedReader(*this, line, operation).read()) {
       ++counts.others;

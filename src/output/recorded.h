@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "event/event.h"
@@ -25,6 +26,8 @@ class Recorded {
   // All operations of a file in their order; one process image is one Process, as it is live. EX_NOINPUT: it cannot be read; EX_DATAERR: a line is no
   // event, with its number.
   util::Result<Counts> read(const std::string& file, const std::function<void(event::Operation&)>& each);
+  // The same of text that is called `name` in messages.
+  util::Result<Counts> read_text(const std::string& name, std::string_view text, const std::function<void(event::Operation&)>& each);
 
  private:
   std::unordered_map<std::string, std::shared_ptr<const event::Process>> processes_;
