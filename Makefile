@@ -2,15 +2,16 @@
 MAKEFLAGS += --no-print-directory
 VM_KERNELS ?= debian-6.1 debian-6.12 override-6.12
 CONFIG ?= policies/sensitive-files.yaml
+RULES ?= rules
 
 .PHONY: run build test bench clean deps format tidy vm-kernels help
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
-## make run     install what is missing, build, watch this host's sensitive files (CONFIG=policy.yaml for another policy)
+## make run     install what is missing, build, watch this host's sensitive files and detect (CONFIG=policy.yaml for another policy, RULES=DIR for other rules)
 run: build
-	build/vfsguard run --config $(CONFIG)
+	build/vfsguard run --config $(CONFIG) --rules $(RULES)
 
 ## make build   install what is missing, build build/vfsguard (release)
 build:
