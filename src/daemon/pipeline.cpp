@@ -756,6 +756,9 @@ util::Result<void> Pipeline::run() {
     }
   }
   take_detector();
+  if (detector_ && detector_->wants_digests() && !options_.hash) {
+    fmt::print(stderr, "note: rules look at digests of executables, which are absent without --hash\n");
+  }
   if (auto listening = listen(); !listening) {
     return listening;
   }

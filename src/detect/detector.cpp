@@ -342,6 +342,12 @@ AllNeeds Detector::needs() const {
   return all;
 }
 
+bool Detector::wants_digests() const {
+  return std::ranges::any_of(rules_, [](const Rule& rule) {
+    return std::ranges::any_of(rule.atoms, [](const Atom& atom) { return atom.field.field == Field::kHashes || atom.field.field == Field::kExeHash; });
+  });
+}
+
 std::vector<std::string> Detector::review() const {
   std::vector<std::string> notes;
   const auto known = [&](const std::string& word) {

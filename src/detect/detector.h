@@ -82,6 +82,8 @@ class Detector {
   [[nodiscard]] const Correlator& correlator() const { return correlator_; }
   [[nodiscard]] Engine& engine() { return engine_; }
   [[nodiscard]] AllNeeds needs() const;
+  // Whether a rule looks at executables' digests, which are only computed on request.
+  [[nodiscard]] bool wants_digests() const;
   [[nodiscard]] std::uint64_t looked_at() const { return looked_at_; }
   // In the configuration, but of no rule.
   [[nodiscard]] std::vector<std::string> review() const;

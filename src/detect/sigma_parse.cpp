@@ -394,7 +394,7 @@ class Reader {
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), count);
     static constexpr std::array<std::pair<char, std::uint64_t>, 5> kUnits{{{'s', 1}, {'m', 60}, {'h', 3600}, {'d', 86400}, {'w', 604800}}};
     const auto unit = std::ranges::find(kUnits, end < word.data() + word.size() ? *end : '\0', &std::pair<char, std::uint64_t>::first);
-    if (error != std::errc{} || count == 0 || unit == kUnits.end() || end + 1 != word.data() + word.size() || count > 366u * 86400u) {
+    if (error != std::errc{} || count == 0 || unit == kUnits.end() || end + 1 != word.data() + word.size() || count > std::uint64_t{366} * 86400) {
       refuse(node, fmt::format("'{}' is no timespan; write a number and s, m, h, d or w, such as 5m", word));
     }
     return count * unit->second * 1'000'000'000u;

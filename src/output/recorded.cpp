@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 
@@ -121,7 +122,7 @@ class RecordedReader {
     double seconds = 0;
     if (from_["timestamp"].get(seconds) == simdjson::SUCCESS && seconds >= 0 && seconds < 1e10) {
       // To the microsecond, as it was written.
-      o_.wall_ns = static_cast<std::uint64_t>(seconds * 1e6 + 0.5) * 1000;
+      o_.wall_ns = static_cast<std::uint64_t>(std::llround(seconds * 1e6)) * 1000;
       e_.time_ns = o_.wall_ns;
     }
     const std::string_view via = text("via");
