@@ -67,8 +67,13 @@ std::string word(std::mt19937& random) {
 
 std::vector<Rule> made(std::size_t count) {
   std::mt19937 random(7);
+  RuleSet set;
   std::string yaml;
   for (std::size_t i = 0; i < count; ++i) {
+    if (i % 1000 == 999) {
+      parse_rules("made", yaml, {}, set);
+      yaml.clear();
+    }
     yaml += fmt::format("---\ntitle: r{}\n", i);
     switch (random() % 6) {
       case 0:
@@ -104,7 +109,6 @@ std::vector<Rule> made(std::size_t count) {
             fmt::format("logsource: {{ category: file_event }}\ndetection: {{ s: {{ TargetFilename|re: '/{}[0-9]+\\.so$' }}, condition: s }}\n", word(random));
     }
   }
-  RuleSet set;
   parse_rules("made", yaml, {}, set);
   return std::move(set.rules);
 }

@@ -295,6 +295,34 @@ TEST(Values, NetworksAreNetworks) {
   EXPECT_FALSE(says_of("DestinationHostname|contains: example", "1.2.3.4"));
 }
 
+TEST(Rules, KeywordsAreLookedForEverywhere) {
+  const auto of = [](const std::string& part) {
+    const RuleSet set = parsed(rule("  s:\n" + part + "\n  condition: s\n"));
+    EXPECT_THAT(set.refused, IsEmpty()) << (set.refused.empty() ? "" : set.refused.front().message);
+    return set.rules.size() == 1 && !Engine(set.rules).match(operation()).empty();
+  };
+  EXPECT_TRUE(of("    - nothing\n    - SHADOW"));
+  EXPECT_TRUE(of("    - 'cat */sha?ow'"));
+  EXPECT_FALSE(of("    - nothing\n    - nobody"));
+  EXPECT_TRUE(of("    '|all':\n      - shadow\n      - alice"));
+  EXPECT_FALSE(of("    '|all':\n      - shadow\n      - nobody"));
+  EXPECT_TRUE(of("    - nothing\n    - User: alice"));
+  const RuleSet several = parsed(rule("  s: { User: bob }\n  t: { User: alice }\n  condition: [s, t]\n"));
+  EXPECT_THAT(Engine(several.rules).match(operation()), ElementsAre(0));
+}
+
+TEST(Rules, EnormousListsAreTakenOrRefusedWithTheNumber) {
+  std::string values;
+  for (int i = 0; i < 100'000; ++i) {
+    values += fmt::format("      - value-{}\n", i);
+  }
+  const RuleSet set = parsed(rule("  s:\n    CommandLine|contains:\n" + values + "      - shadow\n  condition: s\n"));
+  ASSERT_THAT(set.refused, IsEmpty()) << set.refused.front().message;
+  EXPECT_THAT(Engine(set.rules).match(operation()), ElementsAre(0));
+  EXPECT_THAT(refusal(rule("  s:\n    CommandLine|contains:\n" + values + values + values + "  condition: s\n")),
+              HasSubstr("more than 200000 values in one rule"));
+}
+
 TEST(Rules, AreAboutTheirLogsource) {
   const auto of = [](const std::string& logsource, const event::Operation& o) {
     const RuleSet set = parsed(rule("  s: { uid: 1000 }\n  condition: s\n", logsource));
