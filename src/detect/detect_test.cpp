@@ -519,6 +519,9 @@ TEST(Needs, SayWhereAndWhat) {
   EXPECT_EQ(needs("  s: { operation: [ptrace, bpf] }\n  condition: s\n", "{ service: vfsguard }").operations,
             event::operation_bit(VG_OP_PTRACE) | event::operation_bit(VG_OP_BPF));
   EXPECT_EQ(needs("  s: { type: EXECVE }\n  condition: s\n", "{ service: auditd }").operations, event::operation_bit(VG_OP_EXEC));
+  EXPECT_EQ(needs("  s: { path: /a }\n  condition: s\n", "{ service: vfsguard }").operations & event::kAccesses, 0u);
+  EXPECT_EQ(needs("  s: { path: /a, operation: [read, close] }\n  condition: s\n", "{ service: vfsguard }").operations,
+            event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_CLOSE));
   EXPECT_EQ(needs("  s: { DestinationHostname: x }\n  condition: s\n", "{ category: network_connection }").operations, 0u);
 }
 

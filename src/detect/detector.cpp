@@ -323,8 +323,8 @@ AllNeeds Detector::needs() const {
   bool any_open = false;
   for (const Rule& rule : rules_) {
     const Needs needs = needs_of(rule);
-    all.operations |= needs.operations;
     if (!needs.any_path) {
+      all.operations |= needs.operations;
       for (const std::string& glob : needs.globs) {
         places[glob] |= needs.operations;
       }
@@ -332,6 +332,7 @@ AllNeeds Detector::needs() const {
     }
     // Of reads, writes and maps every one of the machine would be too many: they are followed where rules name paths.
     const std::uint64_t anywhere = needs.operations & ~(event::kAccesses | event::operation_bit(VG_OP_MMAP));
+    all.operations |= anywhere;
     all.anywhere |= anywhere;
     any_open = any_open || ((anywhere & event::operation_bit(VG_OP_OPEN)) != 0 && !rule.source.writing);
   }
@@ -377,17 +378,24 @@ std::vector<std::string> Detector::review() const {
     for (const std::string& word : filter.rules) {
       if (!known(word)) {
         notes.push_back(
-            fmt::format("{}:{}: filter '{}' is about '{}', which is no rule that is on", filter.head.file, filter.head.line, filter.head.title, word));
+            fmt::format("{}:{}:1: filter '{}' is about '{}', which is no rule that is on", filter.head.file, filter.head.line, filter.head.title, word));
       }
     }
   }
   for (const Rule& rule : rules_) {
     for (const std::string& part : rule.unused) {
-      notes.push_back(fmt::format("{}:{}: rule '{}': no condition names '{}'", rule.head.file, rule.head.line, rule.head.title, part));
+      notes.push_back(fmt::format("{}:{}:1: rule '{}': no condition names '{}'", rule.head.file, rule.head.line, rule.head.title, part));
     }
-    if (needs_of(rule).operations == 0) {
-      notes.push_back(
-          fmt::format("{}:{}: rule '{}' can never match: no operation of its logsource is what it asks for", rule.head.file, rule.head.line, rule.head.title));
+    const Needs needs = needs_of(rule);
+    const std::string where = fmt::format("{}:{}:1: rule '{}'", rule.head.file, rule.head.line, rule.head.title);
+    if (needs.operations == 0) {
+      const auto unknown = std::ranges::find_if(rule.atoms, [](const Atom& atom) { return is_never_known(atom.field); });
+      notes.push_back(unknown != rule.atoms.end()
+                          ? fmt::format("{} can never match: nothing here tells {}", where, field_name(unknown->field, rule.source.dialect))
+                          : fmt::format("{} can never match: no operation of its logsource is what it asks for", where));
+    }
+    if (const std::uint64_t many = needs.operations & (event::kAccesses | event::operation_bit(VG_OP_MMAP)); needs.any_path && many != 0) {
+      notes.push_back(fmt::format("{} is not told of '{}': these are followed only where a rule names paths", where, event::operation_names(many)));
     }
   }
   return notes;

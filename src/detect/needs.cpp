@@ -140,9 +140,10 @@ std::optional<std::vector<std::string>> wild(const Pattern& pattern, bool cased)
   if (head.empty()) {
     return tail.size() > longest_literal(pattern).size() / 2 ? ending(tail, cased) : holding(longest_literal(pattern), cased);
   }
+  // By its name alone: "/proc/*/mem" in front of many directories would have to be remembered all the way up.
   const std::size_t slash = tail.rfind('/');
-  if (head.starts_with('/') && is_plain(head) && slash != std::string::npos && slash + 1 < tail.size()) {
-    return std::vector{glob_of(head.substr(0, head.rfind('/') + 1), cased) + "**/" + glob_of(tail.substr(slash + 1), cased)};
+  if (slash != std::string::npos && slash + 3 < tail.size()) {
+    return ending(tail.substr(slash), cased);
   }
   return beginning(head, cased);
 }
@@ -195,11 +196,23 @@ Globs globs_of(const Expression& e, const std::vector<Atom>& atoms) {
 
 }  // namespace
 
+namespace {
+
+// Reads, writes and maps are too many to be followed for a rule that does not ask for them by name.
+bool is_asked_for(const Rule& rule, unsigned operation) {
+  constexpr std::uint64_t kMany = event::kAccesses | event::operation_bit(VG_OP_MMAP);
+  return (kMany >> operation & 1) == 0 || std::ranges::any_of(rule.atoms, [&](const Atom& atom) {
+           return atom.field.field == Field::kOperation && atom.test == Test::kWhole && atom.text == event::operation_name(operation);
+         });
+}
+
+}  // namespace
+
 Needs needs_of(const Rule& rule) {
   constexpr std::size_t kMostGlobs = 256;  // of one rule; more are not worth an automaton
   Needs needs;
   for (unsigned operation = 1; operation < VG_OP_COUNT; ++operation) {
-    if ((rule.source.operations >> operation & 1) != 0 && Possible(rule, operation).of(rule.condition) != Truth::kFalse) {
+    if ((rule.source.operations >> operation & 1) != 0 && is_asked_for(rule, operation) && Possible(rule, operation).of(rule.condition) != Truth::kFalse) {
       needs.operations |= event::operation_bit(operation);
     }
   }

@@ -40,8 +40,9 @@ struct StateSetHash {
 class Builder {
  public:
   // Returns the first node of the glob.
-  std::uint32_t add(const Glob& glob, std::uint32_t index, std::uint32_t alike) {
+  std::uint32_t add(const Glob& glob, std::uint32_t index, std::uint32_t alike, std::uint32_t moot_with) {
     alike_now_ = alike;
+    moot_now_ = moot_with;
     const std::size_t begin = nodes_.size();
     std::uint32_t next = push({Node::Kind::kAccept, 0, 0, index});
     // Reversed reading: the first token is read last, so chain from the front.
@@ -150,6 +151,7 @@ class Builder {
   std::uint32_t push(Node node) {
     nodes_.push_back(node);
     alike_.push_back(alike_now_);
+    moot_with_.push_back(moot_now_);
     return static_cast<std::uint32_t>(nodes_.size() - 1);
   }
 
@@ -268,7 +270,7 @@ class Builder {
     for (const std::uint32_t alike : settled) {
       const std::uint32_t sure = sure_of_.at(alike);
       const bool accepts = std::ranges::any_of(rest, [&](std::uint32_t id) { return alike_[id] == alike && nodes_[id].kind == Node::Kind::kAccept; });
-      std::erase_if(rest, [&](std::uint32_t id) { return alike_[id] == alike; });
+      std::erase_if(rest, [&](std::uint32_t id) { return alike_[id] == alike || moot_with_[id] == alike; });
       rest.push_back(sure);
       rest.push_back(nodes_[sure].next);
       if (accepts) {
@@ -406,6 +408,8 @@ class Builder {
 
   std::vector<std::uint32_t> alike_;  // per node: of its glob
   std::uint32_t alike_now_ = 0;
+  std::vector<std::uint32_t> moot_with_;  // likewise
+  std::uint32_t moot_now_ = 0;
   std::vector<std::uint32_t> sure_;                           // nodes from which a glob matches whatever comes; ascending
   std::unordered_map<std::uint32_t, std::uint32_t> sure_of_;  // of those that are alike, the one that stands for all
   std::vector<Node> nodes_;
@@ -472,10 +476,11 @@ std::vector<std::byte> TableImage::finish(const vg_tables& head) {
 
 util::Result<Compilation> compile(std::span<const PatternSet> sets) {
   Builder builder;
+  const auto number_of = [](const std::vector<std::uint32_t>& numbers, std::size_t i) { return i < numbers.size() ? numbers[i] : 0; };
   std::vector<std::vector<std::uint32_t>> starts(sets.size());
   for (std::size_t s = 0; s < sets.size(); ++s) {
     for (std::size_t i = 0; i < sets[s].globs.size(); ++i) {
-      starts[s].push_back(builder.add(sets[s].globs[i], static_cast<std::uint32_t>(i), i < sets[s].alike.size() ? sets[s].alike[i] : 0));
+      starts[s].push_back(builder.add(sets[s].globs[i], static_cast<std::uint32_t>(i), number_of(sets[s].alike, i), number_of(sets[s].moot_with, i)));
     }
   }
   builder.make_classes();

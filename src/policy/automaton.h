@@ -47,6 +47,8 @@ struct PatternSet {
   // that certainly will match one of them is then not looked at for the others, so that globs which match in the middle ("/**/a/**") do not multiply.
   // Empty, or 0: no such thing is known.
   std::vector<std::uint32_t> alike;
+  // Per glob: where one of those with this number matches, it adds nothing to what resolve() says.
+  std::vector<std::uint32_t> moot_with;
 };
 
 // The value of the kernel side's map `tables`, put together section by section: a head, then what is added, each aligned to its elements (a

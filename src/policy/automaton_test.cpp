@@ -5,6 +5,8 @@
 
 #include <random>
 
+#include "policy/policy.h"
+
 namespace vfsguard::policy {
 namespace {
 
@@ -139,6 +141,59 @@ TEST(Automaton, TenThousandPathsCompile) {
   ASSERT_TRUE(a);
   EXPECT_EQ(a->match(a->head.path_start, "/srv/tenant-4711/keys/x.pem"), 4712u);
   EXPECT_EQ(a->match(a->head.path_start, "/srv/tenant-4711/keys/x.pem2"), 0u);
+}
+
+// What is watched beside the rules: the rules are found exactly, and no operation is missed.
+TEST(Automaton, WatchedGlobsLeaveTheRulesAsTheyAre) {
+  std::mt19937 rng(11);
+  const auto glob_text = [&] {
+    static constexpr const char* kParts[] = {"a", "b", "*", "a*", "**"};
+    std::string text;
+    for (std::size_t n = 1 + rng() % 4; n > 0; --n) {
+      const char* part = kParts[rng() % 5];
+      if (text.ends_with("/**") && std::string_view(part) == "**") {
+        part = "b";
+      }
+      text += std::string("/") + part;
+    }
+    return text;
+  };
+  for (int round = 0; round < kRounds; ++round) {
+    Policy policy;
+    for (std::size_t n = rng() % 4; n > 0; --n) {
+      Rule& rule = policy.rules.emplace_back();
+      rule.paths.push_back(*parse_glob(glob_text()));
+      rule.operations = std::uint64_t{1} << (1 + rng() % 5);
+    }
+    Watched watched;
+    for (std::size_t n = 1 + rng() % 6; n > 0; --n) {
+      watched.places.push_back({*parse_glob((rng() % 2 == 0 ? "/**" : "") + glob_text()), std::uint64_t{1} << (1 + rng() % 5)});
+    }
+    const auto compiled = compile_policy(policy, &watched);
+    ASSERT_TRUE(compiled) << compiled.error().message;
+    for (int i = 0; i < 60; ++i) {
+      const std::string path = random_path(rng, "ab", 2);
+      const std::uint32_t set = compiled->automaton.match(compiled->automaton.head.path_start, path);
+      std::vector<std::uint32_t> rules;
+      std::uint64_t needed = 0;
+      for (std::uint32_t r = 0; r < policy.rules.size(); ++r) {
+        if (reference_match(policy.rules[r].paths.front(), path)) {
+          rules.push_back(r);
+          needed |= policy.rules[r].operations;
+        }
+      }
+      bool any = !rules.empty();
+      for (const Watched::Place& place : watched.places) {
+        if (reference_match(place.glob, path)) {
+          needed |= place.operations;
+          any = true;
+        }
+      }
+      ASSERT_EQ(compiled->set_rules[set], rules) << path;
+      ASSERT_EQ(needed & ~compiled->set_operations[set], 0u) << path;
+      ASSERT_EQ(set != 0, any) << path;
+    }
+  }
 }
 
 }  // namespace

@@ -651,17 +651,23 @@ util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watch
     }
   }
   const std::size_t watched_from = paths.globs.size();
+  std::vector<std::uint64_t> watched_operations;
   if (watched != nullptr) {
     compiled.operations |= watched->operations;
-    std::vector<std::uint64_t> kinds;
+    // Those that match wherever a path begins are told of for all operations that any of them is about, and so are alike: else their automata would
+    // multiply with each other, and with the policy's.
     paths.alike.assign(watched_from, 0);
+    paths.moot_with.assign(watched_from, 0);
+    std::uint64_t anywhere = 0;
     for (const Watched::Place& place : watched->places) {
+      anywhere |= place.glob.text.starts_with("/**/") ? place.operations : 0;
+    }
+    for (const Watched::Place& place : watched->places) {
+      const bool alike = place.glob.text.starts_with("/**/");
       paths.globs.push_back(place.glob);
-      const auto known = std::ranges::find(kinds, place.operations);
-      paths.alike.push_back(static_cast<std::uint32_t>(known - kinds.begin()) + 1);
-      if (known == kinds.end()) {
-        kinds.push_back(place.operations);
-      }
+      paths.alike.push_back(alike ? 1 : 0);
+      paths.moot_with.push_back(!alike && (place.operations & ~anywhere) == 0 ? 1 : 0);
+      watched_operations.push_back(alike ? anywhere : place.operations);
     }
   }
   // Match set 0 means none.
@@ -673,7 +679,7 @@ util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watch
     std::uint64_t operations = 0;
     for (const std::uint32_t glob : globs) {
       if (glob >= watched_from) {
-        operations |= watched->places[glob - watched_from].operations;
+        operations |= watched_operations[glob - watched_from];
         continue;
       }
       rules.push_back(rule_of[glob]);
