@@ -84,7 +84,7 @@ def furnish():
     for path in ("/etc/shadow", "/etc/gshadow", "/etc/krb5.keytab", "/etc/security/opasswd", "/etc/security/limits.conf", "/etc/crontab", "/etc/sudoers.d/README", "/etc/ld.so.conf",
                  "/etc/pam.d/common-auth", "/etc/modules", "/etc/rsyslog.conf", "/etc/nftables.conf", "/etc/ssh/sshd_config", "/etc/ssh/ssh_host_ed25519_key",
                  "/etc/ssh/ssh_host_ed25519_key.pub", "/etc/hosts", "/etc/resolv.conf", "/home/u/.aws/credentials", "/home/u/.aws/config", "/home/u/.kube/config",
-                 "/home/u/.docker/config.json", "/home/u/config.json", "/home/u/.mozilla/firefox/p/logins.json", "/home/u/.local/share/keyrings/login.keyring",
+                 "/home/u/.docker/config.json", "/home/u/config.json", "/home/u/cookies", "/home/u/.mozilla/firefox/p/logins.json", "/home/u/.local/share/keyrings/login.keyring",
                  "/home/u/.gnupg/private-keys-v1.d/k.key", "/home/u/.gnupg/pubring.kbx", "/home/u/.password-store/mail.gpg", "/home/u/.netrc", "/home/u/.bash_history",
                  "/home/u/.zsh_history", "/home/v/.bash_history", "/home/w/.bash_history", "/home/u/.ssh/authorized_keys", "/home/u/.ssh/config", "/home/u/.bashrc",
                  "/home/u/flagged", "/var/log/a.log", "/var/log/b.log", "/srv/data/.canary", f"{WORK}/file", f"{WORK}/some.log", f"{WORK}/.hidden"):
