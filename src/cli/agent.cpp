@@ -270,6 +270,13 @@ util::Result<int> status(const AgentText& text) {
     }
   }
   fmt::print("policy       {}, {} rules, changed {} times\n", printable(word(r, "config")), number(r, "rules_in_all"), number(r, "policy_changes"));
+  object detection;
+  const bool detects = r["detection"].get(detection) == simdjson::SUCCESS;
+  if (detects) {
+    fmt::print("detection    {} rules, {} correlations, {} filters; {} operations looked at, {} groups of correlations in {} KiB, {} let go for want of room\n",
+               number(detection, "rules"), number(detection, "correlations"), number(detection, "filters"), number(detection, "looked_at"),
+               number(detection, "groups"), number(detection, "group_bytes") >> 10, number(detection, "evicted"));
+  }
   simdjson::dom::array rules;
   if (r["rules"].get(rules) != simdjson::SUCCESS) {
     return 0;
@@ -284,6 +291,18 @@ util::Result<int> status(const AgentText& text) {
   }
   if (rules.size() < number(r, "rules_in_all")) {
     fmt::print("... and {} more\n", number(r, "rules_in_all") - rules.size());
+  }
+  simdjson::dom::array matched;
+  if (!detects || detection["matched"].get(matched) != simdjson::SUCCESS || matched.size() == 0) {
+    return 0;
+  }
+  fmt::print("\n{:<8}  {:>9}  {:>9}  {:>9}  {}\n", "SEVERITY", "MATCHED", "TOLD", "HELD BACK", "DETECTED");
+  for (const element& one : matched) {
+    object rule;
+    if (one.get(rule) == simdjson::SUCCESS) {
+      fmt::print("{:<8}  {:>9}  {:>9}  {:>9}  {}\n", word(rule, "severity"), number(rule, "matched"), number(rule, "told"), number(rule, "held_back"),
+                 printable(word(rule, "rule")));
+    }
   }
   return 0;
 }
