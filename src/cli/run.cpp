@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "control/server.h"
 #include "daemon/governor.h"
+#include "guard/life.h"
 
 namespace vfsguard::cli {
 
@@ -27,6 +28,7 @@ struct RunText {
   std::string detection;
   std::vector<std::string> rules;
   bool keep_going = false;
+  std::string state = guard::kStateFile;
 };
 
 enforce::Mechanism mechanism_of(const std::string& name) {
@@ -88,6 +90,8 @@ Registered add_run(CLI::App& root) {
   app->add_option("--control", text->control, fmt::format("Socket for status, reload and protect, or off (default: {})", control::kDefaultSocket))
       ->type_name("PATH");
   app->add_option("--control-group", text->control_group, "Group that may use that socket, beside root")->type_name("NAME");
+  app->add_option("--state", text->state, fmt::format("File by which the next agent knows how this one ended, or off (default: {})", guard::kStateFile))
+      ->type_name("FILE");
   app->add_option("--detection", text->detection, "Configuration of detection (docs/rules.md); default: /etc/vfsguard/detection.yaml where that is there")
       ->type_name("FILE");
   app->add_option("--rules", text->rules, "Files or directories of Sigma rules, beside those that the configuration names (repeatable)")->type_name("PATH");
@@ -111,6 +115,8 @@ Registered add_run(CLI::App& root) {
               return util::pass_on(control.error());
             }
             options.control = std::move(*control);
+            options.agent = true;
+            options.state_file = text->state == "off" ? "" : text->state;
             auto source = source_of(*text, app->count("--config") > 0);
             auto governor = daemon::Governor::open(std::move(source));
             if (!governor && governor.error().code == ENOENT) {

@@ -187,7 +187,9 @@ util::Result<std::string> carry_out(std::string_view request, const Agent& agent
     return R"({"ok":true,)" + secrets_of(agent.governor) + "}";
   }
   if (command == "reload") {
-    if (auto ok = agent.governor.reload(agent.recorder()); !ok) {
+    auto ok = agent.governor.reload(agent.recorder());
+    agent.changed("reload", ok);
+    if (!ok) {
       return util::pass_on(ok.error());
     }
     return done();
@@ -197,7 +199,9 @@ util::Result<std::string> carry_out(std::string_view request, const Agent& agent
     if (!secret) {
       return util::pass_on(secret.error());
     }
-    if (auto ok = agent.governor.protect(std::move(*secret), agent.recorder()); !ok) {
+    auto ok = agent.governor.protect(std::move(*secret), agent.recorder());
+    agent.changed("protect", ok);
+    if (!ok) {
       return util::pass_on(ok.error());
     }
     return done();
@@ -207,7 +211,9 @@ util::Result<std::string> carry_out(std::string_view request, const Agent& agent
     if (object["path"].get(path) != simdjson::SUCCESS) {
       return util::pass_on(bad("unprotect needs a 'path'"));
     }
-    if (auto ok = agent.governor.unprotect(std::string(path), agent.recorder()); !ok) {
+    auto ok = agent.governor.unprotect(std::string(path), agent.recorder());
+    agent.changed("unprotect", ok);
+    if (!ok) {
       return util::pass_on(ok.error());
     }
     return done();

@@ -15,6 +15,7 @@ namespace vfsguard::daemon {
 struct Agent {
   Governor& governor;
   std::function<Governor::Recorder()> recorder;
+  std::function<void(std::string_view what, const util::Result<void>& done)> changed;  // told of reload, protect and unprotect, and how they ended
   std::function<std::string()> status;  // the members of the status object that the pipeline knows, each followed by a comma
 };
 

@@ -26,10 +26,13 @@
 #include "enrich/users.h"
 #include "event/decode.h"
 #include "event/names.h"
+#include "guard/life.h"
 #include "output/escape.h"
 #include "output/sink.h"
 #include "util/clock.h"
 #include "util/fd.h"
+#include "util/sha256.h"
+#include "version.h"
 
 namespace vfsguard::daemon {
 
@@ -84,6 +87,14 @@ class Pipeline {
   void tell_response(const detect::Action& action, std::string_view what, std::string message);
   void end_detection();
   void take_detector();
+  void tell(event::Notice notice);
+  void tell_start();
+  void tell_last();
+  void tell_stop();
+  void tell_change(std::string_view what, const util::Result<void>& done);
+  void add_digests(event::Notice& notice) const;
+  void watch_clock();
+  void open_state();
   void keep_back(std::span<const std::byte> data, bool asked_for);
   util::Result<void> write_aggregates();
   util::Result<void> consume_all();
@@ -132,7 +143,9 @@ class Pipeline {
   std::uint64_t written_ = 0;    // events put into the sink
   std::uint64_t received_ = 0;   // events out of the ring
   std::uint64_t malformed_ = 0;  // records that could not be decoded
-  bool interrupted_ = false;
+  std::string stopped_by_;       // why it ends
+  std::optional<guard::State> state_;
+  std::optional<guard::ClockWatch> clock_;
   util::UniqueFd signals_;
   std::optional<control::Server> server_;
   std::uint64_t started_ns_ = 0;
@@ -470,9 +483,18 @@ util::Result<void> Pipeline::loop() {
       timeout = timeout < 0 ? *due : std::min(timeout, *due);
     }
     const int mounts = enforcer() != nullptr ? enforcer()->mounts_fd() : -1;
-    std::array<pollfd, 5> fds{
-        {{signals_.get(), POLLIN, 0}, {sink_.fd(), 0, 0}, {mounts, POLLPRI, 0}, {server_ ? server_->fd() : -1, POLLIN, 0}, {sensor_->wait_fd(), POLLIN, 0}}};
-    nfds_t watched = 4;  // signals; the sink for the end of its reader; mounts; the control socket
+    if (state_) {
+      state_->beat();
+      constexpr int kBeatMs = static_cast<int>(guard::State::kBeatNs / 1'000'000);
+      timeout = timeout < 0 ? kBeatMs : std::min(timeout, kBeatMs);
+    }
+    std::array<pollfd, 6> fds{{{signals_.get(), POLLIN, 0},
+                               {sink_.fd(), 0, 0},
+                               {mounts, POLLPRI, 0},
+                               {server_ ? server_->fd() : -1, POLLIN, 0},
+                               {clock_ ? clock_->fd() : -1, POLLIN, 0},
+                               {sensor_->wait_fd(), POLLIN, 0}}};
+    nfds_t watched = 5;  // signals; the sink for the end of its reader; mounts; the control socket; the clock
     if (*consumed >= kBatchRecords) {
       timeout = 0;
     } else if (*consumed > 0 && !(detector_ && detector_->responds())) {
@@ -487,20 +509,23 @@ util::Result<void> Pipeline::loop() {
       if (*consumed > 0) {
         timeout = 0;
       } else {
-        watched = 5;
+        watched = 6;
       }
     }
     if (poll(fds.data(), watched, timeout) < 0 && errno != EINTR) {
       return util::fail_errno(EX_OSERR, "poll");
     }
     if ((fds[0].revents & POLLIN) != 0) {
-      signalfd_siginfo info;
+      signalfd_siginfo info{};
       if (read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo == SIGHUP && options_.governor) {
         reload();
         continue;
       }
-      interrupted_ = true;
+      stopped_by_ = event::signal_name(info.ssi_signo);
       return {};
+    }
+    if ((fds[4].revents & POLLIN) != 0) {
+      watch_clock();
     }
     if ((fds[2].revents & POLLPRI) != 0) {
       enforcer()->mounts_changed();
@@ -547,6 +572,7 @@ util::Result<void> Pipeline::finish() {
     }
   }
   end_detection();
+  tell_stop();
   return flush();
 }
 
@@ -642,12 +668,136 @@ void Pipeline::take_detector() {
   detector_ = now;
 }
 
+void Pipeline::tell(event::Notice notice) {
+  if (!options_.agent) {
+    return;
+  }
+  notice.time_ns = util::clock_ns(CLOCK_BOOTTIME);
+  std::visit([&](auto& formatter) { formatter.append(notice, sink_.buffer()); }, formatter_);
+}
+
+// Of what it goes by: the executable, the policy with all of its files, the rules.
+void Pipeline::add_digests(event::Notice& notice) const {
+  const auto add = [&](std::string_view name, const std::string& digest) {
+    if (!digest.empty()) {
+      notice.fields.emplace_back(name, fmt::format("\"{}\"", digest));
+    }
+  };
+  add("exe_sha256", util::sha256_of_file("/proc/self/exe").value_or(""));
+  if (!options_.governor) {
+    return;
+  }
+  std::vector<std::string> files;
+  for (const policy::Rule& rule : options_.governor->policy().rules) {
+    files.push_back(rule.file);
+  }
+  if (!options_.governor->source().config.empty() && !files.empty()) {
+    add("policy_sha256", guard::digest_of(files));
+  }
+  if (const detect::Detector* detector = options_.governor->detector().get()) {
+    add("rules_sha256", guard::digest_of(detector->files()));
+  }
+}
+
+void Pipeline::open_state() {
+  if (options_.state_file.empty()) {
+    return;
+  }
+  auto state = guard::State::open(options_.state_file);
+  if (!state) {
+    fmt::print(stderr, "note: how this agent ends will not be known to the next one: {}\n", state.error().message);
+    return;
+  }
+  state_.emplace(std::move(*state));
+}
+
+void Pipeline::tell_start() {
+  utsname kernel{};
+  uname(&kernel);
+  event::Notice notice{.operation = "start", .message = fmt::format("vfsguard {} watches", VFSGUARD_VERSION)};
+  notice.fields = {{"version", "\"" VFSGUARD_VERSION "\""},
+                   {"pid", std::to_string(getpid())},
+                   {"kernel", output::json_string(kernel.release)},
+                   {"hook", fmt::format("\"{}\"", event::hook_name(static_cast<unsigned>(sensor_->hook())))},
+                   {"mechanism", fmt::format("\"{}\"", enforcer() != nullptr ? enforce::mechanism_name(enforcer()->mechanism()) : "none")}};
+  add_digests(notice);
+  tell(std::move(notice));
+}
+
+// How long nobody watched, where the one before did not say that it ends.
+void Pipeline::tell_last() {
+  if (!state_ || !state_->last() || state_->last()->ended) {
+    return;
+  }
+  const guard::Last& last = *state_->last();
+  const std::uint64_t now = util::clock_ns(CLOCK_REALTIME);
+  const double seconds = now > last.seen_ns ? static_cast<double>(now - last.seen_ns) / 1e9 : 0;
+  event::Notice notice{.operation = "unwatched",
+                       .severity = "high",
+                       .message = fmt::format("the agent before (pid {}) ended without saying so; last seen {}, nothing was watched for up to {:.1f} s since",
+                                              last.pid, util::wall_time_text(last.seen_ns), seconds)};
+  notice.fields = {{"last_pid", std::to_string(last.pid)},
+                   {"last_started", fmt::format("{}.{:06}", last.started_ns / 1'000'000'000u, last.started_ns % 1'000'000'000u / 1000)},
+                   {"last_seen", fmt::format("{}.{:06}", last.seen_ns / 1'000'000'000u, last.seen_ns % 1'000'000'000u / 1000)},
+                   {"seconds", fmt::format("{:.3f}", seconds)}};
+  fmt::print(stderr, "note: {}\n", notice.message);
+  tell(std::move(notice));
+}
+
+void Pipeline::tell_stop() {
+  const auto [counters, total] = counts();
+  const std::string reason = stopped_by_.empty() ? "done" : stopped_by_;
+  event::Notice notice{.operation = "stop", .message = fmt::format("vfsguard {} ends: {}", VFSGUARD_VERSION, reason)};
+  notice.fields = {{"reason", fmt::format("\"{}\"", reason)},
+                   {"pid", std::to_string(getpid())},
+                   {"seconds", fmt::format("{:.1f}", static_cast<double>(util::clock_ns(CLOCK_MONOTONIC) - started_ns_) / 1e9)},
+                   {"seen", std::to_string(total.seen)},
+                   {"emitted", std::to_string(total.emitted)},
+                   {"lost", std::to_string(total.lost + sink_.dropped())}};
+  tell(std::move(notice));
+  if (state_) {
+    state_->end();
+  }
+}
+
+// A reload, or a change of the protected files.
+void Pipeline::tell_change(std::string_view what, const util::Result<void>& done) {
+  event::Notice notice{.operation = std::string(what)};
+  if (done) {
+    notice.message = fmt::format("{}: in force", what);
+    notice.fields = {{"success", "true"},
+                     {"mechanism", fmt::format("\"{}\"", enforcer() != nullptr ? enforce::mechanism_name(enforcer()->mechanism()) : "none")},
+                     {"rules", std::to_string(options_.governor->policy().rules.size())}};
+    add_digests(notice);
+  } else {
+    notice.severity = "medium";
+    notice.message = fmt::format("{} refused: {}; what is in force stays", what, done.error().message);
+    notice.fields = {{"success", "false"}};
+  }
+  tell(std::move(notice));
+}
+
+void Pipeline::watch_clock() {
+  constexpr std::int64_t kWorthTelling = 1'000'000'000;
+  const std::int64_t step = clock_->take_step();
+  if (std::abs(step) < kWorthTelling) {
+    return;
+  }
+  event::Notice notice{.operation = "clock_step",
+                       .severity = "medium",
+                       .message = fmt::format("the clock was set {} by {:.3f} s", step > 0 ? "forward" : "back", std::abs(static_cast<double>(step)) / 1e9)};
+  notice.fields = {{"seconds", fmt::format("{:.6f}", static_cast<double>(step) / 1e9)}};
+  tell(std::move(notice));
+}
+
 Governor::Recorder Pipeline::recorder() {
   return {sensor_, options_.sensor, handler(), [this] { return consume_all(); }};
 }
 
 void Pipeline::reload() {
-  if (auto done = options_.governor->reload(recorder()); !done) {
+  const auto done = options_.governor->reload(recorder());
+  tell_change("reload", done);
+  if (!done) {
     fmt::print(stderr, "reload refused: {}; the policy in force stays\n", done.error().message);
     return;
   }
@@ -660,7 +810,9 @@ util::Result<void> Pipeline::listen() {
     return {};
   }
   auto server = control::Server::open(options_.control->path, options_.control->group, [this](std::string_view request) {
-    std::string reply = answer(request, {*options_.governor, [this] { return recorder(); }, [this] { return status(); }});
+    std::string reply =
+        answer(request, {*options_.governor, [this] { return recorder(); },
+                         [this](std::string_view what, const util::Result<void>& done) { tell_change(what, done); }, [this] { return status(); }});
     take_detector();
     return reply;
   });
@@ -729,6 +881,7 @@ util::Result<void> Pipeline::run() {
 
   // First, so that it is asked last: the kernel calls the newest program of a hook first, and none after one that refused. What is refused
   // has been seen then.
+  open_state();
   if (options_.governor) {
     if (auto attached = options_.governor->attach(); !attached) {
       return util::pass_on(with_hint(attached.error()));
@@ -768,10 +921,18 @@ util::Result<void> Pipeline::run() {
   if (std::holds_alternative<output::TextFormatter>(formatter_)) {
     sink_.buffer() += output::TextFormatter::header();
   }
+  if (options_.agent) {
+    clock_.emplace();
+    tell_last();
+    tell_start();
+  }
   auto looped = loop();
   if (!looped && looped.error().code == EPIPE) {
     // Nobody reads any more: no use in draining.
     sensor_->detach();
+    if (state_) {
+      state_->end();
+    }
     summary();
     return looped;
   }

@@ -36,6 +36,8 @@ struct Options {
   // summary, and SIGHUP reads it again.
   std::optional<Governor> governor;
   std::optional<ControlSocket> control;
+  bool agent = false;      // it is one that stays: its own life is told, too
+  std::string state_file;  // guard::State; empty: none
 };
 
 // Runs until SIGINT, SIGTERM, the duration or the count; prints the ready line and the summary on standard error.

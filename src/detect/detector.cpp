@@ -349,6 +349,20 @@ bool Detector::wants_digests() const {
   });
 }
 
+std::vector<std::string> Detector::files() const {
+  std::vector<std::string> all;
+  for (std::size_t node = 0; node < counts_.size(); ++node) {
+    all.push_back(head(node).file);
+  }
+  for (const Filter& filter : filters_) {
+    all.push_back(filter.head.file);
+  }
+  if (!config_.file.empty()) {
+    all.push_back(config_.file);
+  }
+  return all;
+}
+
 std::vector<std::string> Detector::review() const {
   std::vector<std::string> notes;
   const auto known = [&](const std::string& word) {

@@ -85,6 +85,8 @@ class Detector {
   // Whether a rule looks at executables' digests, which are only computed on request.
   [[nodiscard]] bool wants_digests() const;
   [[nodiscard]] std::uint64_t looked_at() const { return looked_at_; }
+  // All files that it was made of.
+  [[nodiscard]] std::vector<std::string> files() const;
   // In the configuration, but of no rule.
   [[nodiscard]] std::vector<std::string> review() const;
 

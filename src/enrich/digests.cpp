@@ -2,13 +2,13 @@
 #include "enrich/digests.h"
 
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "util/fd.h"
+#include "util/sha256.h"
 
 namespace vfsguard::enrich {
 
@@ -17,23 +17,15 @@ namespace {
 constexpr std::size_t kMaxJobs = 4096;  // more are not taken: their executables stay without a digest
 
 bool sha256(int fd, std::array<char, 64>& hex) {
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
-  if (!context || EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) != 1) {
+  util::Sha256 digest;
+  if (!digest.update_from(fd)) {
     return false;
   }
-  std::array<unsigned char, 65536> chunk;
-  ssize_t n = 0;
-  while ((n = read(fd, chunk.data(), chunk.size())) > 0) {
-    EVP_DigestUpdate(context.get(), chunk.data(), static_cast<std::size_t>(n));
+  const auto digits = digest.hex();
+  if (digits) {
+    hex = *digits;
   }
-  std::array<unsigned char, 32> digest;
-  if (n < 0 || EVP_DigestFinal_ex(context.get(), digest.data(), nullptr) != 1) {
-    return false;
-  }
-  for (std::size_t i = 0; i < digest.size(); ++i) {
-    fmt::format_to(hex.data() + 2 * i, "{:02x}", digest[i]);
-  }
-  return true;
+  return digits.has_value();
 }
 
 }  // namespace

@@ -115,6 +115,16 @@ struct Alert {
   std::vector<Contributor> events;  // the last that led to it
 };
 
+// A record of the agent's own: what it does, or what befell it.
+struct Notice {
+  std::string operation;  // start, stop, reload, unwatched, clock_step
+  std::string_view severity = "info";
+  std::string message;
+  // In the order in which they are written. Values are JSON already.
+  std::vector<std::pair<std::string_view, std::string>> fields;
+  std::uint64_t time_ns = 0;  // as vg_event.time_ns
+};
+
 // One completed operation. `raw` holds the numbers as they came; the strings are decoded.
 struct Operation {
   vg_event raw{};

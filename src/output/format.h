@@ -36,6 +36,7 @@ class JsonFormatter {
   void append(const event::Operation& operation, std::string& out);
   void append(const event::Lost& lost, std::string& out);
   void append(const event::Alert& alert, std::string& out);
+  void append(const event::Notice& notice, std::string& out);
 
  private:
   // What does not change from event to event of one process image, rendered once.
@@ -65,6 +66,7 @@ class TextFormatter {
   void append(const event::Operation& operation, std::string& out);
   void append(const event::Lost& lost, std::string& out);
   void append(const event::Alert& alert, std::string& out);
+  void append(const event::Notice& notice, std::string& out);
 
  private:
   void append_time(std::uint64_t boot_ns, std::string& out);

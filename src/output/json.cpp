@@ -686,6 +686,21 @@ void JsonFormatter::append(const event::Alert& alert, std::string& out) {
   out += '\n';
 }
 
+void JsonFormatter::append(const event::Notice& notice, std::string& out) {
+  out += "{\"schema\":1,";
+  out += host_;
+  append_time("timestamp", notice.time_ns, out);
+  word("event_type", "agent", out);
+  word("operation", notice.operation, out);
+  word("severity", notice.severity, out);
+  bytes("message", notice.message, out);
+  for (const auto& [name, value] : notice.fields) {
+    out += fmt::format("\"{}\":{},", name, value);
+  }
+  out.back() = '}';
+  out += '\n';
+}
+
 void JsonFormatter::append(const event::Lost& lost, std::string& out) {
   out += "{\"schema\":1,";
   unsigned_number("seq", lost.first_seq, out);

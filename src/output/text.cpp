@@ -106,6 +106,15 @@ void TextFormatter::tell(std::string_view severity, std::string_view rule, std::
   out += '\n';
 }
 
+void TextFormatter::append(const event::Notice& notice, std::string& out) {
+  append_time(notice.time_ns, out);
+  out += colour_ && notice.severity != "info" ? kRed : "";
+  out += "*** ";
+  append_text(notice.message, out);
+  out += colour_ && notice.severity != "info" ? kReset : "";
+  out += '\n';
+}
+
 void TextFormatter::append(const event::Alert& alert, std::string& out) {
   append_time(alert.time_ns, out);
   out.pop_back();

@@ -11,6 +11,7 @@ import collections
 import ctypes
 import errno
 import functools
+import hashlib
 import json
 import mmap
 import os
@@ -63,6 +64,8 @@ class Trace:
     def __init__(self, words, env=None, stdout=None, preexec=None):
         if words[0] == "run" and "--control" not in words:
             words = words + ["--control", "off", "--protected", "/nowhere"]  # this machine's own agent is none of ours
+        if words[0] == "run" and "--state" not in words:
+            words = words + ["--state", "off"]
         self.out = tempfile.NamedTemporaryFile(dir="/tmp", prefix="vfsguard-test-out.", delete=True) if stdout is None else stdout
         self.process = subprocess.Popen([ARGS.vfsguard] + words, stdout=self.out, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=env,
                                         preexec_fn=preexec)
@@ -107,7 +110,13 @@ class Trace:
     def events(self):
         self.out.flush()
         with open(self.out.name, "rb") as f:
-            return [json.loads(line) for line in f.read().splitlines()]
+            return [e for e in map(json.loads, f.read().splitlines()) if e.get("event_type") != "agent"]
+
+    def notices(self):
+        """What it tells of itself."""
+        self.out.flush()
+        with open(self.out.name, "rb") as f:
+            return [e for e in map(json.loads, f.read().splitlines()) if e.get("event_type") == "agent"]
 
     def counts(self, operation=None):
         pattern = r"summary: " if operation is None else r"  %s: " % operation
@@ -2489,6 +2498,55 @@ def once_test_detection_denies_from_now_on(d):
     t.stop()
     done = [e["response"] for e in alerts(t) if e["event_type"] == "response"]
     check(done[0] == "deny" and "kill" not in done, done)
+
+
+def once_test_life_is_on_record(d):
+    """Start, reloads and stop are in the stream, with what the agent goes by; who was killed is missed by the next one; a clock that is set is told."""
+    os.chmod(d, 0o755)
+    write_rules(d, f"  - {{ name: one, paths: '{d}/x' }}\n")
+    words = ["run", "--format", "json", "--config", f"{d}/policy.yaml", "--rules", RULES, "--control", f"{d}/control/socket", "--protected", f"{d}/control/protected.yaml",
+             "--state", f"{d}/state/file"]
+    t = Trace(words).require_ready()
+    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    write_rules(d, f"  - {{ name: other, paths: '{d}/x' }}\n")
+    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    write_rules(d, "  - { nam: x }\n")
+    check(not ask(d, b'{"command":"reload"}')["ok"], "taken")
+    os.kill(t.process.pid, signal.SIGHUP)
+    wait_until(lambda: sum(n["operation"] == "reload" for n in t.notices()) == 4, "fourth reload")
+    write_file(f"{d}/other.yaml", "version: 1\nrules:\n  - { name: none, paths: /nowhere }\n")
+    other = Trace(["run", "--format", "json", "--config", f"{d}/other.yaml", "--state", f"{d}/state/file"]).require_ready().stop()
+    check("another agent keeps" in other.summary, other.summary)
+    if VM:
+        before = time.time()
+        time.clock_settime(time.CLOCK_REALTIME, before + 3600)
+        wait_until(lambda: any(n["operation"] == "clock_step" for n in t.notices()), "clock step")
+        time.clock_settime(time.CLOCK_REALTIME, time.clock_gettime(time.CLOCK_REALTIME) - 3600)
+        wait_until(lambda: sum(n["operation"] == "clock_step" for n in t.notices()) == 2, "second clock step")
+    t.stop(signal.SIGTERM)
+    told = [n for n in t.notices() if n["operation"] != "clock_step"]
+    steps = [n["seconds"] for n in t.notices() if n["operation"] == "clock_step"]
+    check(not VM or (abs(steps[0] - 3600) < 1 and abs(steps[1] + 3600) < 1), steps)
+    check([n["operation"] for n in told] == ["start", "reload", "reload", "reload", "reload", "stop"], told)
+    start, same, changed, refused, hup, stop = told
+    with open(ARGS.vfsguard, "rb") as f:
+        check(start["exe_sha256"] == hashlib.sha256(f.read()).hexdigest(), start)
+    check(start["pid"] == t.process.pid and start["version"] and start["kernel"] == os.uname().release and start["mechanism"] == "none" and len(start["rules_sha256"]) == 64, start)
+    check(same["success"] and same["policy_sha256"] == start["policy_sha256"] != changed["policy_sha256"] and same["rules_sha256"] == start["rules_sha256"], told)
+    check(not refused["success"] and not hup["success"] and "policy.yaml:3" in refused["message"] and refused["severity"] == "medium", refused)
+    check(stop["reason"] == "SIGTERM" and stop["seen"] >= stop["emitted"], stop)
+
+    write_rules(d, f"  - {{ name: one, paths: '{d}/x' }}\n")
+    t = Trace(words).require_ready()
+    wait_until(t.notices, "record of the start")
+    check([n["operation"] for n in t.notices()] == ["start"], t.notices())
+    t.process.kill()
+    t.wait()
+    time.sleep(0.3)
+    t = Trace(words).require_ready().stop()
+    unwatched = t.notices()[0]
+    check(unwatched["operation"] == "unwatched" and unwatched["severity"] == "high" and 0.3 <= unwatched["seconds"] < PATIENCE * 10, unwatched)
+    check("ended without saying so" in t.summary, t.summary)
 
 
 def once_test_bad_detection(d):

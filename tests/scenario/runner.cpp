@@ -116,7 +116,7 @@ class Tracer {
       std::filesystem::create_directories(root);
       const std::string file = root + ".policy.yaml";
       std::ofstream(file) << substitute(text, {{"ROOT", root}});
-      words = {options.program, "run", "--hook", hook, "--config", file, "--format", "json"};
+      words = {options.program, "run", "--hook", hook, "--config", file, "--format", "json", "--control", "off", "--state", "off"};
     }
     std::vector<char*> argv;
     for (std::string& word : words) {
@@ -165,6 +165,9 @@ class Tracer {
         const std::string line = pending_.substr(0, end);
         pending_.erase(0, end + 1);
         Fields fields = parse_event(line);
+        if (get(fields, "event_type") == "agent") {
+          continue;  // the tracer's own life
+        }
         if (get(fields, "path_raw") == marker) {
           return events;
         }
