@@ -303,6 +303,7 @@ void Pipeline::end_detection() {
   if (!detector_) {
     return;
   }
+  denials_.clear();  // a reload lifts what was refused; and they are this detector's
   detector_->finish(alerts_);
   write_alerts();
   for (std::size_t node = 0; node < detector_->counts().size(); ++node) {

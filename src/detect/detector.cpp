@@ -264,7 +264,7 @@ void Detector::tell(const Fired& fired, const event::Operation& last, std::vecto
   }
   alert.message = fill_message(c.head.message.empty() ? c.head.title : c.head.message, [&](std::string_view name) -> std::optional<std::string> {
     if (name == "count") {
-      return fmt::format("{:g}", fired.value);
+      return fmt::format("{}", fired.value);
     }
     const auto known = std::ranges::find(fired.group, name, &std::pair<std::string, std::string>::first);
     return known != fired.group.end() ? std::optional(known->second) : field_text(last, name, Dialect::kSigma);

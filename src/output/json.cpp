@@ -665,7 +665,7 @@ void JsonFormatter::append(const event::Alert& alert, std::string& out) {
       out += ',';
     }
   }
-  out += fmt::format("\"{}\":{:g},", held_back || alert.type == "event_count" ? "count" : "value", alert.value);
+  out += fmt::format("\"{}\":{},", held_back || alert.type == "event_count" ? "count" : "value", alert.value);
   append_time("first", alert.first_ns, out);
   append_time("last", alert.last_ns, out);
   if (!alert.events.empty()) {
