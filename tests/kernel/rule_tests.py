@@ -128,7 +128,7 @@ class Agent:
         self.rules = ["--rules", f"{kept}/rules", "--rules", f"{WORK}/marker.yml"]
         self.out = f"{WORK}/events.jsonl"
         self.process = subprocess.Popen([f"{kept}/vfsguard", "run", "--hook", args.hook, "--config", f"{WORK}/policy.yaml", "--control", "off", "--protected", "/nowhere", "--format",
-                                         "json", "--output", self.out, "--buffer", "32M", *self.rules], stderr=subprocess.PIPE, text=True)
+                                         "json", "--output", self.out, "--buffer", "64M", *self.rules], stderr=subprocess.PIPE, text=True)
         self.said = ""
         while "ready " not in self.said:
             line = self.process.stderr.readline()
