@@ -10,6 +10,7 @@
 #include "control/server.h"
 #include "enforce/pins.h"
 #include "output/escape.h"
+#include "policy/glob.h"
 #include "policy/secrets.h"
 #include "sensor/kprobe_events.h"
 #include "util/clock.h"
@@ -66,17 +67,6 @@ util::Result<Reply> request(const AgentText& text, const std::string& line) {
   return reply;
 }
 
-std::string as_glob(const std::string& path) {
-  std::string glob;
-  for (const char c : path) {
-    if (c == '*' || c == '?' || c == '[' || c == '\\') {
-      glob += '\\';
-    }
-    glob += c;
-  }
-  return glob;
-}
-
 // Without the slashes and dots that no path of the kernel's has.
 std::string normal(const std::filesystem::path& path) {
   std::string text = path.lexically_normal().string();
@@ -106,7 +96,7 @@ util::Result<std::vector<std::string>> globs_for(const std::string& text) {
     const std::size_t slash = whole.rfind('/', special);
     const std::filesystem::path above = std::filesystem::weakly_canonical(whole.substr(0, slash == 0 ? 1 : slash), error);
     const std::string root = normal(above);
-    return std::vector{(root == "/" ? "" : as_glob(root)) + whole.substr(slash)};
+    return std::vector{(root == "/" ? "" : policy::literal_glob(root)) + whole.substr(slash)};
   }
   const std::filesystem::path real = std::filesystem::weakly_canonical(absolute, error);
   if (error) {
@@ -116,9 +106,9 @@ util::Result<std::vector<std::string>> globs_for(const std::string& text) {
   if (path == "/") {
     return util::fail(EX_USAGE, "that is everything; name a directory below /, or write a policy");
   }
-  std::vector<std::string> globs{as_glob(path)};
+  std::vector<std::string> globs{policy::literal_glob(path)};
   if (std::filesystem::is_directory(real, error) || text.ends_with('/')) {
-    globs.push_back(as_glob(path) + "/**");
+    globs.push_back(policy::literal_glob(path) + "/**");
   }
   return globs;
 }

@@ -379,30 +379,33 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
 }
 
 util::Result<void> Governor::reload(const Recorder& recorder) {
+  // What was refused in response goes with what is replaced, and stays with it.
+  auto denied = std::exchange(denied_, {});
+  auto done = take_anew(recorder);
+  if (!done) {
+    denied_ = std::move(denied);
+  }
+  return done;
+}
+
+util::Result<void> Governor::take_anew(const Recorder& recorder) {
   auto secrets = policy::read_secrets(source_.protected_file);
   if (!secrets) {
     return util::pass_on(secrets.error());
   }
-  const auto denied = std::exchange(denied_, {});
   auto policy = read(*secrets);
-  if (!policy) {
-    denied_ = denied;
-  }
   if (!policy) {
     return util::pass_on(policy.error());
   }
   auto detector = read_rules();
   if (!detector) {
-    denied_ = denied;
     return util::pass_on(detector.error());
   }
   auto next = compile(std::move(*policy), std::move(*detector));
   if (!next) {
-    denied_ = denied;
     return util::pass_on(next.error());
   }
   if (auto done = put_in_force(std::move(*next), recorder); !done) {
-    denied_ = denied;
     return done;
   }
   secrets_ = std::move(*secrets);
@@ -425,14 +428,7 @@ util::Result<void> Governor::deny_object(const std::string& path, const std::str
   if (denied_.size() >= kMost) {
     return util::fail(EX_UNAVAILABLE, fmt::format("{} objects are refused in response already; a reload lifts them", kMost));
   }
-  std::string glob;
-  for (const char c : path) {
-    if (c == '*' || c == '?' || c == '[' || c == ']' || c == '\\') {
-      glob += '\\';
-    }
-    glob += c;
-  }
-  auto parsed = policy::parse_glob(glob);
+  auto parsed = policy::parse_glob(policy::literal_glob(path));
   if (!parsed) {
     return util::pass_on(parsed.error());
   }

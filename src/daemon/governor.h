@@ -87,6 +87,7 @@ class Governor {
   [[nodiscard]] util::Result<std::shared_ptr<detect::Detector>> read_rules() const;
   util::Result<void> put_in_force(std::shared_ptr<Version> next, const Recorder& recorder);
   util::Result<policy::Policy> read(const std::vector<policy::Secret>& secrets) const;
+  util::Result<void> take_anew(const Recorder& recorder);
   util::Result<void> change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder);
   void direct(const Version& version, const enforce::Enforcer* enforcer, sensor::Filter& filter) const;
   void settle(std::shared_ptr<Version> version);

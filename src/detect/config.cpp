@@ -5,12 +5,12 @@
 #include <array>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <set>
 
 #include <fmt/format.h>
 #include <yaml-cpp/yaml.h>
 
+#include "util/read_file.h"
 #include "util/suggestion.h"
 
 namespace vfsguard::detect {
@@ -224,16 +224,11 @@ util::Result<Config> parse_config(const std::string& file, const std::string& te
 }
 
 util::Result<Config> load_config(const std::string& file) {
-  std::ifstream in(file);
-  if (!in) {
+  auto text = util::read_text(file, kMaxBytes);
+  if (!text) {
     return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the configuration of detection {}", file));
   }
-  std::string text;
-  std::array<char, 65536> chunk;
-  while (text.size() <= kMaxBytes && (in.read(chunk.data(), chunk.size()) || in.gcount() > 0)) {
-    text.append(chunk.data(), static_cast<std::size_t>(in.gcount()));
-  }
-  return parse_config(file, text);
+  return parse_config(file, *text);
 }
 
 }  // namespace vfsguard::detect

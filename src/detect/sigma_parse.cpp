@@ -5,7 +5,6 @@
 #include <array>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <set>
 #include <unordered_map>
@@ -16,6 +15,7 @@
 #include "detect/condition.h"
 #include "detect/values.h"
 #include "event/names.h"
+#include "util/read_file.h"
 #include "util/suggestion.h"
 
 namespace vfsguard::detect {
@@ -713,16 +713,11 @@ util::Result<void> load_rules(const std::string& path, const Lists& lists, RuleS
     files.emplace_back(path);
   }
   for (const std::filesystem::path& file : files) {
-    std::ifstream in(file);
-    if (!in) {
+    auto text = util::read_text(file.string(), kMaxBytes);
+    if (!text) {
       return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the rules {}", file.string()));
     }
-    std::string text;
-    std::array<char, 65536> chunk;
-    while (text.size() <= kMaxBytes && (in.read(chunk.data(), chunk.size()) || in.gcount() > 0)) {
-      text.append(chunk.data(), static_cast<std::size_t>(in.gcount()));
-    }
-    parse_rules(file.string(), text, lists, into);
+    parse_rules(file.string(), *text, lists, into);
   }
   return {};
 }

@@ -232,4 +232,15 @@ bool match_from(const std::vector<GlobToken>& tokens, std::size_t token, std::st
 
 bool reference_match(const Glob& glob, std::string_view path) { return match_from(glob.tokens, 0, path); }
 
+std::string literal_glob(std::string_view path) {
+  std::string glob;
+  for (const char c : path) {
+    if (c == '*' || c == '?' || c == '[' || c == '\\') {
+      glob += '\\';
+    }
+    glob += c;
+  }
+  return glob;
+}
+
 }  // namespace vfsguard::policy

@@ -37,6 +37,9 @@ struct Glob {
 // On failure the message names the column (from 1) and what to write instead.
 util::Result<Glob> parse_glob(std::string_view text);
 
+// The glob that matches this path and no other.
+std::string literal_glob(std::string_view path);
+
 // The definition of a match, by backtracking over the tokens: slow and obvious. The automaton is tested against it.
 bool reference_match(const Glob& glob, std::string_view path);
 

@@ -9,7 +9,6 @@
 #include <charconv>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <unordered_map>
@@ -19,6 +18,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include "event/names.h"
+#include "util/read_file.h"
 #include "util/suggestion.h"
 
 namespace vfsguard::policy {
@@ -536,19 +536,14 @@ util::Result<Policy> load_file(const std::string& file, int depth) {
   if (std::error_code error; depth > 0 && std::filesystem::exists(file, error) && !std::filesystem::is_regular_file(file, error)) {
     return util::fail(EX_NOINPUT, fmt::format("cannot read the policy {}: it is not a regular file", file));
   }
-  std::ifstream in(file);
-  if (!in) {
+  auto text = util::read_text(file, kMaxBytes);
+  if (!text) {
     return util::fail_errno(EX_NOINPUT, fmt::format("cannot read the policy {}", file));
   }
-  std::string text;
-  std::array<char, 65536> chunk;
-  while (text.size() <= kMaxBytes && (in.read(chunk.data(), chunk.size()) || in.gcount() > 0)) {
-    text.append(chunk.data(), static_cast<std::size_t>(in.gcount()));
-  }
-  if (text.size() > kMaxBytes) {
+  if (text->size() > kMaxBytes) {
     return util::fail(EX_CONFIG, fmt::format("{}:1:1: the file is larger than {} MiB; no policy of that size would fit", file, kMaxBytes >> 20));
   }
-  return parse_with_includes(file, text, depth);
+  return parse_with_includes(file, *text, depth);
 }
 
 util::Result<void> append(Policy& policy, Policy more) {
