@@ -144,6 +144,7 @@ class Pipeline {
   std::uint64_t received_ = 0;   // events out of the ring
   std::uint64_t malformed_ = 0;  // records that could not be decoded
   std::string stopped_by_;       // why it ends
+  std::string exe_digest_;       // of this program's file; it does not change while it runs
   std::optional<guard::State> state_;
   std::optional<guard::ClockWatch> clock_;
   util::UniqueFd signals_;
@@ -684,7 +685,7 @@ void Pipeline::add_digests(event::Notice& notice) const {
       notice.fields.emplace_back(name, fmt::format("\"{}\"", digest));
     }
   };
-  add("exe_sha256", util::sha256_of_file("/proc/self/exe").value_or(""));
+  add("exe_sha256", exe_digest_);
   if (!options_.governor) {
     return;
   }
@@ -924,6 +925,7 @@ util::Result<void> Pipeline::run() {
   }
   if (options_.agent) {
     clock_.emplace();
+    exe_digest_ = util::sha256_of_file("/proc/self/exe").value_or("");
     tell_last();
     tell_start();
   }
