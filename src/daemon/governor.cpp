@@ -4,6 +4,8 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <chrono>
+#include <future>
 
 #include <fmt/format.h>
 
@@ -77,28 +79,58 @@ util::Result<policy::Watched> watched_for(const detect::Detector& detector) {
 
 }  // namespace
 
+// Of what is to be recorded beside detection only the rules that decide: record_all() makes it whole.
 util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Policy policy, std::shared_ptr<detect::Detector> detector) const {
   auto version = std::make_shared<Version>();
   version->policy = std::move(policy);
   version->detector = std::move(detector);
-  policy::Watched watched;
-  if (version->detector) {
-    auto wanted = watched_for(*version->detector);
-    if (!wanted) {
-      return util::pass_on(wanted.error());
-    }
-    watched = std::move(*wanted);
-  }
-  const auto before = now_        ? std::optional(policy::Before{now_->policy, now_->tables})
+  const auto before = refusing_   ? std::optional(policy::Before{refusing_->policy, refusing_->tables})
                       : standing_ ? std::optional(policy::Before{standing_->policy, standing_->tables})
                                   : std::nullopt;
-  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr, &watched);
+  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr,
+                                       version->detector != nullptr);
   if (!tables) {
     return util::pass_on(tables.error());
   }
   version->compiled = std::move(tables->compiled);
   version->tables = std::move(tables->enforcement);
   return version;
+}
+
+// What detection names can be many times what the policy does. `meanwhile`: events are read while that is compiled. Once a version.
+util::Result<void> Governor::record_all(Version& version, const Recorder* meanwhile) {
+  if (!version.detector || std::exchange(version.whole, true)) {
+    return {};
+  }
+  auto watched = watched_for(*version.detector);
+  if (!watched) {
+    return util::pass_on(watched.error());
+  }
+  if (meanwhile == nullptr) {
+    auto compiled = policy::compile_policy(version.policy, &*watched);
+    if (!compiled) {
+      return util::pass_on(compiled.error());
+    }
+    version.compiled = std::move(*compiled);
+    return {};
+  }
+  constexpr auto kPause = std::chrono::milliseconds(4);
+  auto compiling = std::async(std::launch::async, policy::compile_policy, std::cref(version.policy), &*watched);
+  util::Result<void> consumed;
+  while (compiling.wait_for(kPause) != std::future_status::ready) {
+    if (consumed) {
+      consumed = meanwhile->consume_all();
+    }
+  }
+  auto compiled = compiling.get();
+  if (!consumed) {
+    return consumed;
+  }
+  if (!compiled) {
+    return util::pass_on(compiled.error());
+  }
+  version.compiled = std::move(*compiled);
+  return {};
 }
 
 // `make`: there must be such a directory. Whoever has it is the agent of what stands there.
@@ -156,6 +188,9 @@ util::Result<Governor> Governor::open(PolicySource source) {
   if (!version) {
     return util::pass_on(version.error());
   }
+  if (auto ok = record_all(**version, nullptr); !ok) {
+    return util::pass_on(ok.error());
+  }
   if (enforces) {
     const Version& v = **version;
     const auto heritage = governor.standing_ ? std::optional(governor.standing_->heritage()) : std::nullopt;
@@ -172,6 +207,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
                v.policy.rules.size(), v.tables.tables.size() >> 10);
   }
   governor.now_ = std::move(*version);
+  governor.refusing_ = governor.now_;
   if (!governor.source_.config.empty()) {
     fmt::print(stderr, "policy {}: {} rules\n", governor.now_->policy.file, governor.now_->policy.rules.size());
   }
@@ -261,20 +297,21 @@ bool Governor::attribute(event::Operation& operation) const {
     const bool known = refusal != past->refusals.end() && refusal->place == operation.raw.rule;
     return policy::attribute(now_->policy, now_->compiled, operation, known ? &*refusal : nullptr);
   }
-  if (operation.raw.rule >= now_->policy.rules.size()) {
+  if (operation.raw.rule >= refusing_->policy.rules.size()) {
     return policy::attribute(now_->policy, now_->compiled, operation);
   }
-  const policy::Refusal refusal = refusal_by(now_->policy, operation.raw.rule);
+  const policy::Refusal refusal = refusal_by(refusing_->policy, operation.raw.rule);
   return policy::attribute(now_->policy, now_->compiled, operation, &refusal);
 }
 
-// The policy in force, of this version of the enforcer's, is about to be replaced.
+// The policy in force, of this version of the enforcer's, was replaced.
 void Governor::keep_names(std::uint16_t version) {
   const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
   Past& past = past_.emplace_back(version, now, std::vector<policy::Refusal>{});
-  for (std::uint32_t place = 0; place < now_->policy.rules.size(); ++place) {
-    if (now_->policy.rules[place].decides() && now_->policy.rules[place].enforce) {
-      past.refusals.push_back(refusal_by(now_->policy, place));
+  const policy::Policy& policy = refusing_->policy;
+  for (std::uint32_t place = 0; place < policy.rules.size(); ++place) {
+    if (policy.rules[place].decides() && policy.rules[place].enforce) {
+      past.refusals.push_back(refusal_by(policy, place));
     }
   }
   while (past_.size() > kPastVersions || (past_.size() > 1 && past_.front().replaced_ns + kPastNs < now)) {
@@ -287,10 +324,44 @@ void Governor::settle(std::shared_ptr<Version> version) {
   version->tables.tables = {};
   version->tables.automaton = {};
   now_ = std::move(version);
+  refusing_ = now_;
   malloc_trim(0);
 }
 
-util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const Recorder& recorder) {
+// Decides from here on; what it replaced is still told of by its names.
+util::Result<void> Governor::refuse_by(std::shared_ptr<Version> next) {
+  const auto last = static_cast<std::uint16_t>(enforcer_->version());
+  if (auto replaced = enforcer_->replace(next->policy, next->compiled, next->tables); !replaced) {
+    return replaced;
+  }
+  keep_names(last);
+  refusing_ = std::move(next);
+  return {};
+}
+
+// The policy that is recorded by decides again.
+util::Error Governor::go_back(util::Error why) {
+  auto undone = std::make_shared<Version>();
+  undone->policy = now_->policy;
+  undone->compiled = now_->compiled;
+  undone->detector = now_->detector;
+  undone->whole = true;
+  const policy::Before before{refusing_->policy, refusing_->tables};
+  auto tables = policy::compile_enforcement(undone->policy, &before);
+  auto replaced = tables ? util::Result<void>{} : util::Result<void>(util::pass_on(tables.error()));
+  if (replaced) {
+    undone->tables = std::move(*tables);
+    replaced = refuse_by(undone);
+  }
+  if (!replaced) {
+    return std::move(why).context(fmt::format("what it refuses is in force and the policy before could not be put back ({})", replaced.error().message));
+  }
+  settle(std::move(undone));
+  return why;
+}
+
+// `keep` is called as soon as the policy decides: what takes a disk's time must not hold it up. Where that fails nothing has changed.
+util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const Recorder& recorder, const std::function<util::Result<void>()>& keep) {
   const bool enforces = policy::enforces(next->policy);
   const bool loads = enforces && (!enforcer_ || !enforcer_->fits(next->tables));
   sensor::Options options = recorder.options;
@@ -299,6 +370,18 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
     if (auto ok = take_pins(true); !ok) {
       return ok;
     }
+  }
+  const bool refuses_first = !loads && enforcer_ != nullptr;
+  if (refuses_first) {
+    if (auto replaced = refuse_by(next); !replaced) {
+      return replaced;
+    }
+    if (auto kept = keep(); !kept) {
+      return util::pass_on(go_back(std::move(kept.error())));
+    }
+  }
+  if (auto watched = record_all(*next, &recorder); !watched) {
+    return refuses_first ? util::pass_on(go_back(std::move(watched.error()))) : watched;
   }
   if (loads) {
     const auto heritage = enforcer_ ? std::optional(enforcer_->heritage()) : std::nullopt;
@@ -319,22 +402,19 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
     options.follows = &*recorder.sensor;
     auto opened = sensor::Sensor::open(options, recorder.handler);
     if (!opened) {
-      return util::pass_on(opened.error());
+      return util::pass_on(refuses_first ? go_back(std::move(opened.error())) : std::move(opened.error()));
     }
     sensor = std::move(*opened);
   }
-  const std::uint16_t last = enforcer_ ? static_cast<std::uint16_t>(enforcer_->version()) : std::uint16_t{0};
   if (enforcer) {
     if (auto attached = enforcer->attach(); !attached) {
       return attached;
     }
-  } else if (enforcer_) {
-    if (auto replaced = enforcer_->replace(next->policy, next->compiled, next->tables); !replaced) {
-      return replaced;
-    }
   }
-  if (enforcer_) {
-    keep_names(last);
+  if (!refuses_first) {
+    if (auto kept = keep(); !kept) {
+      return kept;
+    }
   }
   util::Result<void> recorded;
   if (sensor) {
@@ -351,11 +431,15 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   } else {
     recorded = recorder.sensor->replace(options.filter);
   }
-  if (enforcer && !recorded) {
-    return recorded;  // it goes again, and the one before has never ceased
+  if (!recorded) {
+    // What was loaded goes again, and the one before has never ceased.
+    return refuses_first ? util::pass_on(go_back(std::move(recorded.error()))) : recorded;
   }
   std::unique_ptr<enforce::Enforcer> last_enforcer;
   if (enforcer) {
+    if (enforcer_) {
+      keep_names(static_cast<std::uint16_t>(enforcer_->version()));
+    }
     last_enforcer = std::exchange(enforcer_, std::move(enforcer));
   }
   auto stands = settle_pins(*next);
@@ -368,10 +452,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
   }
   settle(std::move(next));
   ++changes_;
-  recorded_by_ = recorded ? recorder.sensor->version() : 0;
-  if (!recorded) {
-    return util::pass_on(std::move(recorded.error()).context("the policy is in force; recorded is what the one before asked for"));
-  }
+  recorded_by_ = recorder.sensor->version();
   for (const std::string& note : enforcer_ ? enforcer_->notes() : std::vector<std::string>{}) {
     fmt::print(stderr, "note: {}\n", note);
   }
@@ -404,6 +485,9 @@ util::Result<void> Governor::take_anew(const Recorder& recorder) {
   auto next = compile(std::move(*policy), std::move(*detector));
   if (!next) {
     return util::pass_on(next.error());
+  }
+  if (auto ok = record_all(**next, &recorder); !ok) {
+    return ok;
   }
   if (auto done = put_in_force(std::move(*next), recorder); !done) {
     return done;
@@ -455,12 +539,16 @@ util::Result<void> Governor::change_secrets(std::vector<policy::Secret> secrets,
   if (!next) {
     return util::pass_on(next.error());
   }
-  // What is in the file is in force after the next start, whatever becomes of this agent; so first the file.
-  if (auto written = policy::write_secrets(source_.protected_file, secrets); !written) {
-    return written;
-  }
-  if (auto done = put_in_force(std::move(*next), recorder); !done) {
-    (void)policy::write_secrets(source_.protected_file, secrets_);
+  bool written = false;
+  const auto keep = [&] {
+    auto done = policy::write_secrets(source_.protected_file, secrets);
+    written = done.has_value();
+    return done;
+  };
+  if (auto done = put_in_force(std::move(*next), recorder, keep); !done) {
+    if (written) {
+      (void)policy::write_secrets(source_.protected_file, secrets_);
+    }
     return done;
   }
   secrets_ = std::move(secrets);

@@ -78,14 +78,19 @@ class Governor {
     policy::Compiled compiled;
     policy::Enforcement tables;  // without what only the kernel needs, once it is there
     std::shared_ptr<detect::Detector> detector;
+    bool whole = false;  // `compiled` has all rules, and the places that the detector names
   };
 
   explicit Governor(PolicySource source) : source_(std::move(source)) {}
   util::Result<void> take_pins(bool make);
   util::Result<void> settle_pins(const Version& version);
   util::Result<std::shared_ptr<Version>> compile(policy::Policy policy, std::shared_ptr<detect::Detector> detector) const;
+  static util::Result<void> record_all(Version& version, const Recorder* meanwhile);
+  util::Result<void> refuse_by(std::shared_ptr<Version> next);
+  util::Error go_back(util::Error why);
   [[nodiscard]] util::Result<std::shared_ptr<detect::Detector>> read_rules() const;
-  util::Result<void> put_in_force(std::shared_ptr<Version> next, const Recorder& recorder);
+  util::Result<void> put_in_force(
+      std::shared_ptr<Version> next, const Recorder& recorder, const std::function<util::Result<void>()>& keep = [] { return util::Result<void>{}; });
   util::Result<policy::Policy> read(const std::vector<policy::Secret>& secrets) const;
   util::Result<void> take_anew(const Recorder& recorder);
   util::Result<void> change_secrets(std::vector<policy::Secret> secrets, const Recorder& recorder);
@@ -97,6 +102,7 @@ class Governor {
   std::vector<policy::Secret> secrets_;
   std::vector<policy::Rule> denied_;  // in response to what was detected
   std::shared_ptr<Version> now_;
+  std::shared_ptr<Version> refusing_;  // whose tables decide: now_, except while the next one's recording side is made
   std::optional<enforce::Pins> pins_;
   std::unique_ptr<enforce::Standing> standing_;  // what an earlier agent left, until attach()
   std::unique_ptr<enforce::Enforcer> enforcer_;

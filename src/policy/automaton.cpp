@@ -207,9 +207,22 @@ class Builder {
     return to;
   }
 
-  // `some` is sorted, and often much the larger.
+  // Both are sorted. `some` is often much the larger.
   static std::vector<std::uint32_t> without(std::vector<std::uint32_t> all, const std::vector<std::uint32_t>& some) {
-    std::erase_if(all, [&](std::uint32_t id) { return std::ranges::binary_search(some, id); });
+    if (all.empty() || some.empty() || some.back() < all.front() || all.back() < some.front()) {
+      return all;
+    }
+    if (some.size() > 16 * all.size()) {
+      std::erase_if(all, [&](std::uint32_t id) { return std::ranges::binary_search(some, id); });
+      return all;
+    }
+    auto at = some.begin();
+    std::erase_if(all, [&](std::uint32_t id) {
+      while (at != some.end() && *at < id) {
+        ++at;
+      }
+      return at != some.end() && *at == id;
+    });
     return all;
   }
 

@@ -41,12 +41,13 @@ struct Before {
 
 util::Result<Enforcement> compile_enforcement(const Policy& policy, const Before* before = nullptr);
 
-// What records and what enforces, of one policy: of many rules side by side, on two CPUs. `enforcement`: also the second.
+// What records and what enforces, of one policy: of many rules side by side, on two CPUs. `enforcement`: also the second; `only_deciding`: the first
+// by compile_deciding().
 struct Tables {
   Compiled compiled;
   Enforcement enforcement;
 };
-util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before = nullptr, const Watched* watched = nullptr);
+util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before = nullptr, bool only_deciding = false);
 
 // The paths of the directories that lead to what a glob matches, and into it: "/home", "/home/*" for "/home/*/.ssh"; "/srv", "/srv/**" for
 // "/srv/**".

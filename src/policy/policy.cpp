@@ -634,11 +634,16 @@ util::Result<Policy> load(const std::string& file) {
   return policy;
 }
 
-util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watched) {
+namespace {
+
+util::Result<Compiled> compile_some(const Policy& policy, bool all, const Watched* watched) {
   Compiled compiled;
   PatternSet paths;
   std::vector<std::uint32_t> rule_of;
   for (std::size_t r = 0; r < policy.rules.size(); ++r) {
+    if (!all && !policy.rules[r].decides()) {
+      continue;
+    }
     compiled.operations |= policy.rules[r].operations;
     for (const Glob& glob : policy.rules[r].paths) {
       paths.globs.push_back(glob);
@@ -697,6 +702,12 @@ util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watch
   compiled.automaton.head.anywhere = watched != nullptr ? watched->anywhere : 0;
   return compiled;
 }
+
+}  // namespace
+
+util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watched) { return compile_some(policy, true, watched); }
+
+util::Result<Compiled> compile_deciding(const Policy& policy) { return compile_some(policy, false, nullptr); }
 
 std::string_view action_name(Action action) { return kVerdicts[static_cast<std::size_t>(action)]; }
 

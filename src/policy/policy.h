@@ -100,6 +100,8 @@ struct Watched {
 util::Result<Policy> load(const std::string& file);
 util::Result<Policy> parse(const std::string& file, const std::string& text);
 util::Result<Compiled> compile_policy(const Policy& policy, const Watched* watched = nullptr);
+// Of the rules that deny or kill alone: enough for deciding_rule().
+util::Result<Compiled> compile_deciding(const Policy& policy);
 
 // The match sets of the operation's two paths, as the kernel side would find them.
 void match_paths(const Compiled& compiled, event::Operation& operation);

@@ -1286,6 +1286,23 @@ def test_reload_changes_what_is_recorded(d):
     account_holds(t)
 
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+RULES = os.path.join(ROOT, "rules")
+
+# Opens a file until that is refused, and says when.
+LOOKS = """
+import os, sys, time
+os.setresuid(1234, 1234, 1234)
+print("looking", flush=True)
+while True:
+    try:
+        os.close(os.open(sys.argv[1], os.O_RDONLY))
+    except PermissionError:
+        print(time.monotonic(), flush=True)
+        break
+"""
+
+
 def test_protect_while_it_runs(d):
     """Files, directories, globs and what is not there yet; levels; who may; by every name; and undone."""
     if HOOK != "lsm":
@@ -1337,17 +1354,7 @@ def test_protect_while_it_runs(d):
     tell(d, "unprotect", f"{d}/a")
     check(cat(f"{d}/a").returncode == 0 and cat(f"{d}/other/alias").returncode == 0, "unprotected")
     # How long it takes: who looks all the time is refused so long after the request was made.
-    looks = subprocess.Popen([sys.executable, "-c", """
-import os, sys, time
-os.setresuid(1234, 1234, 1234)
-print("looking", flush=True)
-while True:
-    try:
-        os.close(os.open(sys.argv[1], os.O_RDONLY))
-    except PermissionError:
-        print(time.monotonic(), flush=True)
-        break
-""", f"{d}/a"], stdout=subprocess.PIPE)
+    looks = subprocess.Popen([sys.executable, "-c", LOOKS, f"{d}/a"], stdout=subprocess.PIPE)
     looks.stdout.readline()
     asked = time.monotonic()
     reply = ask(d, json.dumps({"command": "protect", "paths": [f"{d}/a"]}).encode())
@@ -1355,6 +1362,70 @@ while True:
     print(f"    in force after {1000 * (float(looks.stdout.readline()) - asked):.1f} ms, the request done after {reply['milliseconds']} ms")
     looks.wait()
     t.stop()
+
+
+def test_protect_beside_detection(d):
+    """What detection names has to be recorded with each policy, and takes much longer to compile than the policy: what is protected is held before that is
+    done, events go on being read, and afterwards both are told of."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    for name in ("a", "b"):
+        touch(f"{d}/{name}")
+    write_file(f"{d}/extra.yml", sigma("b-opened", "file_access", f"TargetFilename: {d}/b"))
+    t = governed(d, f"  - {{ name: held, paths: {d}/held, action: deny, severity: high }}\n", "--rules", RULES, "--rules", f"{d}/extra.yml")
+    for _ in range(2):  # the second one is there as the first one was, and it can be changed
+        looks = subprocess.Popen([sys.executable, "-c", LOOKS, f"{d}/a"], stdout=subprocess.PIPE)
+        looks.stdout.readline()
+        asked = time.monotonic()
+        reply = ask(d, json.dumps({"command": "protect", "paths": [f"{d}/a"]}).encode())
+        done = time.monotonic()
+        check(reply["ok"], reply)
+        held = float(looks.stdout.readline())
+        looks.wait()
+        print(f"    in force after {1000 * (held - asked):.1f} ms, the request done after {1000 * (done - asked):.1f} ms")
+        check(held < done, "not in force when the request was done")
+        check(cat(f"{d}/a").returncode == 1 and cat(f"{d}/a", 0).returncode == 0, "root only")
+        cat(f"{d}/b")
+        check(ask(d, json.dumps({"command": "unprotect", "path": f"{d}/a"}).encode())["ok"], "not lifted")
+        check(cat(f"{d}/a").returncode == 0, "held still")
+    t.stop()
+    refused = [e for e in t.events() if e.get("enforced") and e.get("path") == f"{d}/a"]
+    check(len(refused) >= 4 and all(e["policy"] == f"secret {d}/a" and e["verdict"] == "deny" for e in refused), refused[:3])
+    check(len([e for e in t.events() if e.get("policy") == f"secret {d}/a (allowed)"]) >= 2, "root is recorded")
+    check(len(alerts(t, "b-opened")) == 2, alerts(t, "b-opened"))
+    account_holds(t)
+
+
+def once_test_protect_goes_back(d):
+    """What cannot be written for the next start is not in force either, and what was there before is."""
+    for name in ("a", "b"):
+        touch(f"{d}/{name}")
+    os.mkdir(f"{d}/disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", f"{d}/disk"], check=True)
+    try:
+        os.chmod(d, 0o755)
+        write_rules(d, f"  - {{ name: none, paths: {d}/none, unless: {{ uid: 0 }}, action: kill, degraded: accept }}\n")
+        t = Trace(["run", "--format", "json", "--config", f"{d}/policy.yaml", "--control", f"{d}/control/socket", "--enforce", "signal", "--protected", f"{d}/disk/protected.yaml", "--rules", RULES]).require_ready()
+        protect = lambda name: ask(d, json.dumps({"command": "protect", "paths": [f"{d}/{name}"], "level": 2, "degraded": "accept"}).encode())
+        check(protect("a")["ok"] and cat(f"{d}/a").returncode == -signal.SIGKILL, "not protected")
+        with open(f"{d}/disk/full", "wb", buffering=0) as f:
+            try:
+                while f.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        for _ in range(2):
+            said = protect("b")
+            check(not said["ok"] and "No space" in said["error"], said)
+            check(cat(f"{d}/b").returncode == 0 and cat(f"{d}/a").returncode == -signal.SIGKILL, "the policy before is not the one in force")
+        check([p["paths"] for p in ask(d, b'{"command":"protected"}')["protected"]] == [[f"{d}/a"]], "listed")
+        os.unlink(f"{d}/disk/full")
+        check(protect("b")["ok"] and cat(f"{d}/b").returncode == -signal.SIGKILL and cat(f"{d}/a").returncode == -signal.SIGKILL, "with room again")
+        t.stop()
+        check(all(e["policy"] in (f"secret {d}/a", f"secret {d}/b") for e in t.events() if e.get("enforced")), "told by other names")
+        account_holds(t)
+    finally:
+        subprocess.run(["umount", f"{d}/disk"], check=True)
 
 
 def descriptors_of(pid):
@@ -2395,7 +2466,6 @@ def once_test_doctor_without_rights(d):
     check(all("root" in v["mend"] for v in report["observe"].values()), report["observe"])
 
 
-RULES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "rules")
 
 
 def detecting(d, rules, config="", *words):
