@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "event/names.h"
+
 namespace vfsguard::cli {
 
 void add_common(CLI::App& app, CommonText& text) {
@@ -17,18 +19,24 @@ void add_common(CLI::App& app, CommonText& text) {
   app.add_option("--buffer", text.buffer, "Size of the ring between kernel and agent, a power of two (2M)")->type_name("SIZE");
 }
 
-util::Result<void> apply_common(const CommonText& text, daemon::Options& options) {
-  if (text.hook == "auto") {
-    options.sensor.hook = sensor::Hook::kAuto;
-  } else if (text.hook == "lsm") {
-    options.sensor.hook = sensor::Hook::kLsm;
-  } else if (text.hook == "kprobe") {
-    options.sensor.hook = sensor::Hook::kKprobe;
-  } else if (text.hook == "tracepoint") {
-    options.sensor.hook = sensor::Hook::kTracepoint;
-  } else {
-    return util::fail(EX_USAGE, fmt::format("--hook '{}': write auto, lsm, kprobe or tracepoint", text.hook));
+util::Result<sensor::Hook> parse_hook(const std::string& text) {
+  if (text == "auto") {
+    return sensor::Hook::kAuto;
   }
+  for (const auto hook : {sensor::Hook::kLsm, sensor::Hook::kKprobe, sensor::Hook::kTracepoint}) {
+    if (text == event::hook_name(static_cast<unsigned>(hook))) {
+      return hook;
+    }
+  }
+  return util::fail(EX_USAGE, fmt::format("--hook '{}': write auto, lsm, kprobe or tracepoint", text));
+}
+
+util::Result<void> apply_common(const CommonText& text, daemon::Options& options) {
+  const auto hook = parse_hook(text.hook);
+  if (!hook) {
+    return util::pass_on(hook.error());
+  }
+  options.sensor.hook = *hook;
   if (text.format == "json") {
     options.format = output::FormatKind::kJson;
   } else if (text.format == "text") {

@@ -20,6 +20,7 @@ struct CommonText {
   bool hash = false;
 };
 
+util::Result<sensor::Hook> parse_hook(const std::string& text);
 void add_common(CLI::App& app, CommonText& text);
 util::Result<void> apply_common(const CommonText& text, daemon::Options& options);
 

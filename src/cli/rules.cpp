@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 
 #include "cli/commands.h"
+#include "cli/options.h"
+#include "daemon/blindness.h"
 #include "detect/detector.h"
 #include "event/names.h"
 #include "output/escape.h"
@@ -24,6 +26,7 @@ using output::printable;
 struct RulesText {
   std::vector<std::string> paths;
   std::string config;
+  std::string hook = "auto";
   std::vector<std::string> events;
   bool keep_going = false;
   bool json = false;
@@ -45,6 +48,26 @@ util::Result<std::unique_ptr<detect::Detector>> load(const RulesText& text, bool
   return detect::Detector::open(config, {.keep_going = keep_going, .rules = text.paths});
 }
 
+struct Mechanism {
+  detect::Blindness blindness;
+  std::string name;
+};
+
+// What `run` would record by, here: found out by loading it. Attaches nothing.
+util::Result<Mechanism> mechanism_here(const std::string& hook) {
+  const auto wanted = parse_hook(hook);
+  if (!wanted) {
+    return util::pass_on(wanted.error());
+  }
+  sensor::Options options;
+  options.hook = *wanted;
+  const auto sensor = sensor::Sensor::open(options, [](auto) {});
+  if (!sensor) {
+    return util::pass_on(sensor.error());
+  }
+  return Mechanism{daemon::blindness_of(*sensor), std::string(event::hook_name(static_cast<unsigned>(sensor->hook())))};
+}
+
 // How many tests, indexes and so on; for people who wonder what their rules cost.
 util::Result<int> check(const RulesText& text) {
   const auto before = std::chrono::steady_clock::now();
@@ -58,7 +81,14 @@ util::Result<int> check(const RulesText& text) {
   for (const util::Error& error : d.refused()) {
     fmt::print(stderr, "{}\n", error.message);
   }
-  for (const std::string& note : d.review()) {
+  const auto here = mechanism_here(text.hook);
+  if (!here && here.error().exit_code == EX_USAGE) {
+    return util::pass_on(here.error());
+  }
+  if (!here) {
+    fmt::print(stderr, "note: rules that this machine's mechanism keeps from matching are not looked for: {}\n", here.error().message);
+  }
+  for (const std::string& note : here ? d.review(here->blindness, here->name) : d.review()) {
     fmt::print(stderr, "note: {}\n", note);
   }
   const std::string refused = d.refused().empty() ? "" : fmt::format(", {} refused", d.refused().size());
@@ -212,6 +242,8 @@ Registered add_rules(CLI::App& root) {
     return sub;
   };
   CLI::App* check_app = command("check", "Read rules and say what is wrong with them, with file:line:column");
+  check_app->add_option("--hook", text->hook, "The mechanism that rules are to match by on this machine: auto (as run takes it), lsm, kprobe, tracepoint")
+      ->type_name("NAME");
   CLI::App* list_app = command("list", "The rules that are on");
   CLI::App* test_app = command("test", "What rules say of recorded events; exit code 1 where they say anything");
   test_app->add_option("--events", text->events, "Events as vfsguard writes them (JSON Lines; repeatable)")->type_name("FILE")->required();

@@ -19,6 +19,7 @@
 #include <fmt/format.h>
 
 #include "control/server.h"
+#include "daemon/blindness.h"
 #include "daemon/control.h"
 #include "enrich/digests.h"
 #include "enrich/mounts.h"
@@ -668,6 +669,13 @@ void Pipeline::take_detector() {
   }
   end_detection();
   detector_ = now;
+  if (!detector_) {
+    return;
+  }
+  if (const auto never = detector_->never_match(blindness_of(*sensor_)); !never.empty()) {
+    fmt::print(stderr, "note: hook={} keeps {} rules from ever matching ({}{}); vfsguard rules check says why\n",
+               event::hook_name(static_cast<unsigned>(sensor_->hook())), never.size(), never.front(), never.size() > 1 ? ", ..." : "");
+  }
 }
 
 void Pipeline::tell(event::Notice notice) {

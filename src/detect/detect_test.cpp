@@ -525,6 +525,23 @@ TEST(Needs, SayWhereAndWhat) {
   EXPECT_EQ(needs("  s: { DestinationHostname: x }\n  condition: s\n", "{ category: network_connection }").operations, 0u);
 }
 
+TEST(Needs, GoByWhatTheMechanismTells) {
+  const auto needs = [](const std::string& detection, const Blindness& blindness) {
+    const RuleSet set = parsed(rule(detection, "{ service: vfsguard }"));
+    EXPECT_THAT(set.refused, IsEmpty());
+    return needs_of(set.rules.front(), blindness).operations;
+  };
+  constexpr std::uint64_t kRename = event::operation_bit(VG_OP_RENAME);
+  constexpr std::uint64_t kBoth = kRename | event::operation_bit(VG_OP_CHMOD);
+  const std::string of_object = "  s: { operation: [rename, chmod], file_type: directory }\n  condition: s\n";
+  EXPECT_EQ(needs(of_object, {}), kBoth);
+  EXPECT_EQ(needs(of_object, {.unseen = 0, .names_only = kRename}), kBoth & ~kRename);
+  EXPECT_EQ(needs(of_object, {.unseen = kRename, .names_only = 0}), kBoth & ~kRename);
+  EXPECT_EQ(needs("  s: { operation: [rename, chmod] }\n  t: { file_type: directory }\n  condition: s and not t\n", {.unseen = 0, .names_only = kBoth}), kBoth);
+  EXPECT_EQ(needs("  s: { operation: rename, ino|exists: false }\n  condition: s\n", {.unseen = 0, .names_only = kBoth}), kRename);
+  EXPECT_EQ(needs("  s: { operation: rename, ino|exists: true }\n  condition: s\n", {.unseen = 0, .names_only = kBoth}), 0u);
+}
+
 TEST(Needs, AreEnough) {
   std::mt19937 random(4);
   std::uint64_t placed = 0;

@@ -363,7 +363,32 @@ std::vector<std::string> Detector::files() const {
   return all;
 }
 
-std::vector<std::string> Detector::review() const {
+namespace {
+
+// What a mechanism keeps from a rule that could match elsewhere.
+std::string lacking(const Rule& rule, const Blindness& blindness, std::string_view mechanism) {
+  const std::uint64_t wanted = needs_of(rule).operations;
+  if ((wanted & ~blindness.unseen) == 0) {
+    return fmt::format("hook={} does not see '{}' here", mechanism, event::operation_names(wanted));
+  }
+  const auto field = std::ranges::find_if(rule.atoms, [](const Atom& atom) { return is_of_object(atom.field); });
+  return fmt::format("hook={} tells only the names of '{}', not {}", mechanism, event::operation_names(wanted & ~blindness.unseen),
+                     field != rule.atoms.end() ? field_name(field->field, rule.source.dialect) : "the object");
+}
+
+}  // namespace
+
+std::vector<std::string> Detector::never_match(const Blindness& blindness) const {
+  std::vector<std::string> names;
+  for (const Rule& rule : rules_) {
+    if (needs_of(rule).operations != 0 && needs_of(rule, blindness).operations == 0) {
+      names.push_back(rule.head.label());
+    }
+  }
+  return names;
+}
+
+std::vector<std::string> Detector::review(const Blindness& blindness, std::string_view mechanism) const {
   std::vector<std::string> notes;
   const auto known = [&](const std::string& word) {
     for (std::size_t node = 0; node < counts_.size(); ++node) {
@@ -407,6 +432,8 @@ std::vector<std::string> Detector::review() const {
       notes.push_back(unknown != rule.atoms.end()
                           ? fmt::format("{} can never match: nothing here tells {}", where, field_name(unknown->field, rule.source.dialect))
                           : fmt::format("{} can never match: no operation of its logsource is what it asks for", where));
+    } else if (needs_of(rule, blindness).operations == 0) {
+      notes.push_back(fmt::format("{} can never match on this machine: {}", where, lacking(rule, blindness, mechanism)));
     }
     if (const std::uint64_t many = needs.operations & (event::kAccesses | event::operation_bit(VG_OP_MMAP)); needs.any_path && many != 0) {
       notes.push_back(fmt::format("{} is not told of '{}': these are followed only where a rule names paths", where, event::operation_names(many)));

@@ -87,8 +87,10 @@ class Detector {
   [[nodiscard]] std::uint64_t looked_at() const { return looked_at_; }
   // All files that it was made of.
   [[nodiscard]] std::vector<std::string> files() const;
-  // In the configuration, but of no rule.
-  [[nodiscard]] std::vector<std::string> review() const;
+  // What is in the configuration but of no rule, and rules that can never match, a line each. `blindness`: on a machine with this mechanism.
+  [[nodiscard]] std::vector<std::string> review(const Blindness& blindness = {}, std::string_view mechanism = {}) const;
+  // The rules of these that only the mechanism keeps from matching.
+  [[nodiscard]] std::vector<std::string> never_match(const Blindness& blindness) const;
 
  private:
   // One rule's alerts of one kind within a time.

@@ -585,6 +585,11 @@ bool is_of_process(FieldKey key) {
   }
 }
 
+bool is_of_object(FieldKey key) {
+  return key.field == Field::kInode || key.field == Field::kLinks || key.field == Field::kFileType || key.field == Field::kFileSystem ||
+         key.field == Field::kOpenMode;
+}
+
 bool is_never_known(FieldKey key) { return key.field == Field::kTheirHost; }
 
 bool is_number(FieldKey key) {

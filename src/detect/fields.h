@@ -108,6 +108,8 @@ std::vector<std::string_view> field_names(Dialect dialect);
 std::string field_name(FieldKey key, Dialect dialect);
 // It says the same in all events of one process image.
 bool is_of_process(FieldKey key);
+// It is the object's own, not its name.
+bool is_of_object(FieldKey key);
 // Nothing that runs here ever tells it.
 bool is_never_known(FieldKey key);
 // Numbers are compared as numbers, and as the text that they are written as.

@@ -16,7 +16,7 @@ enum class Truth : std::uint8_t { kFalse, kUnknown, kTrue };
 // Whether the condition can hold of such an operation, whatever else is true.
 class Possible {
  public:
-  Possible(const Rule& rule, unsigned operation) : rule_(rule), operation_(operation) {}
+  Possible(const Rule& rule, unsigned operation, bool has_object) : rule_(rule), operation_(operation), has_object_(has_object) {}
   [[nodiscard]] Truth of(const Expression& e) const {
     switch (e.kind) {
       case Expression::Kind::kAtom: return test(rule_.atoms[e.number]);
@@ -32,6 +32,9 @@ class Possible {
  private:
   [[nodiscard]] Truth test(const Atom& atom) const {
     if (is_never_known(atom.field) && atom.test != Test::kKeyword) {
+      return atom.test == Test::kAbsent ? Truth::kTrue : Truth::kFalse;
+    }
+    if (!has_object_ && is_of_object(atom.field) && atom.test != Test::kKeyword) {
       return atom.test == Test::kAbsent ? Truth::kTrue : Truth::kFalse;
     }
     if (atom.test != Test::kWhole) {
@@ -65,6 +68,7 @@ class Possible {
 
   const Rule& rule_;
   unsigned operation_;
+  bool has_object_;
 };
 
 // Every byte as itself, letters in both cases, as the rule does.
@@ -208,11 +212,13 @@ bool is_asked_for(const Rule& rule, unsigned operation) {
 
 }  // namespace
 
-Needs needs_of(const Rule& rule) {
+Needs needs_of(const Rule& rule, const Blindness& blindness) {
   constexpr std::size_t kMostGlobs = 256;  // of one rule; more are not worth an automaton
   Needs needs;
   for (unsigned operation = 1; operation < VG_OP_COUNT; ++operation) {
-    if ((rule.source.operations >> operation & 1) != 0 && is_asked_for(rule, operation) && Possible(rule, operation).of(rule.condition) != Truth::kFalse) {
+    const bool has_object = (blindness.names_only >> operation & 1) == 0;
+    if (((rule.source.operations & ~blindness.unseen) >> operation & 1) != 0 && is_asked_for(rule, operation) &&
+        Possible(rule, operation, has_object).of(rule.condition) != Truth::kFalse) {
       needs.operations |= event::operation_bit(operation);
     }
   }

@@ -164,6 +164,11 @@ struct Needs {
   bool any_path = false;           // else the paths below
   std::vector<std::string> globs;  // policy/glob.h
 };
-Needs needs_of(const Rule& rule);
+// What the mechanism that records cannot tell of, on the machine at hand.
+struct Blindness {
+  std::uint64_t unseen = 0;      // operations
+  std::uint64_t names_only = 0;  // operations of which it knows the caller's names, not the objects
+};
+Needs needs_of(const Rule& rule, const Blindness& blindness = {});
 
 }  // namespace vfsguard::detect

@@ -783,6 +783,14 @@ void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(
 
 Hook Sensor::hook() const { return state_->hook; }
 
+std::uint64_t Sensor::names_only() const {
+  constexpr std::uint64_t kByName = event::operation_bit(VG_OP_RENAME) | event::operation_bit(VG_OP_UNLINK) | event::operation_bit(VG_OP_RMDIR) |
+                                    event::operation_bit(VG_OP_MKDIR) | event::operation_bit(VG_OP_MKNOD) | event::operation_bit(VG_OP_LINK) |
+                                    event::operation_bit(VG_OP_SYMLINK) | event::operation_bit(VG_OP_MOUNT) | event::operation_bit(VG_OP_UMOUNT) |
+                                    event::operation_bit(VG_OP_PIVOT_ROOT) | event::operation_bit(VG_OP_CHROOT);
+  return state_->hook == Hook::kTracepoint ? kByName : 0;  // a descriptor is what tracepoints find an object by
+}
+
 std::vector<Unserved> Sensor::unserved(std::uint64_t operations) const { return unserved_by(state_->hook, operations, state_->facts); }
 
 Limits Sensor::limits() const {

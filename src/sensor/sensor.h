@@ -116,6 +116,8 @@ class Sensor {
   [[nodiscard]] Hook hook() const;
   // What this kernel lacks for this mechanism, among these operations.
   [[nodiscard]] std::vector<Unserved> unserved(std::uint64_t operations) const;
+  // Operations of which this mechanism tells the caller's names alone, never the object (those of unserved() are not among them).
+  [[nodiscard]] std::uint64_t names_only() const;
   [[nodiscard]] Counters counters() const;
   [[nodiscard]] Limits limits() const;
   void describe_again();

@@ -2642,6 +2642,24 @@ def once_test_bad_detection(d):
     check(said.returncode == 78 and b"1 rules" in said.stdout and b"1 refused" in said.stdout, said)
 
 
+def test_rules_that_cannot_match_here(d):
+    """Told by check and at the start: what the mechanism of this machine never tells; and only that."""
+    rules = (sigma("moved-directory", "file_rename", "file_type: directory") + sigma("moved-to", "file_rename", f"TargetFilename: {d}/x")
+             + sigma("changed-file", "file_change", f"TargetFilename: {d}/y, nlink|gt: 1"))
+    write_file(f"{d}/rules.yml", rules)
+    said = run_as([ARGS.vfsguard, "rules", "check", f"{d}/rules.yml", "--hook", HOOK])
+    check(said.returncode == 0, said)
+    never = "rules.yml:1:1: rule 'moved-directory' can never match on this machine: hook=tracepoint tells only the names of 'rename', not file_type"
+    told = said.stderr.decode()
+    check((never in told) == (HOOK == "tracepoint") and "moved-to" not in told and "changed-file" not in told, told)
+    t = Trace(["run", "--hook", HOOK, "--format", "json", "--rules", f"{d}/rules.yml"]).require_ready()
+    os.mkdir(f"{d}/directory")
+    os.rename(f"{d}/directory", f"{d}/x")
+    t.stop()
+    check(("keeps 1 rules from ever matching (moved-directory)" in t.summary) == (HOOK == "tracepoint"), t.summary)
+    check(len(alerts(t, "moved-to")) == 1 and (len(alerts(t, "moved-directory")) == 1) == (HOOK != "tracepoint"), alerts(t))
+
+
 def main():
     global ARGS, HOOK
     parser = argparse.ArgumentParser()
