@@ -193,7 +193,10 @@ typedef __s64 vg_s64;
 #define VG_CALL_FORK 114
 #define VG_CALL_VFORK 115
 #define VG_CALL_EXIT 116
-#define VG_CALL_COUNT 117
+#define VG_CALL_PROCESS_VM_READV 117
+#define VG_CALL_PROCESS_VM_WRITEV 118
+#define VG_CALL_PIDFD_GETFD 119
+#define VG_CALL_COUNT 120
 
 /* How it came in. */
 #define VG_VIA_SYSCALL 0

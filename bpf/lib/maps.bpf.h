@@ -34,6 +34,7 @@ const volatile __u32 match_operations = 0; /* each match set names its own opera
 /* Read and written by both sides. */
 __u32 self_tgid = 0;       /* the agent: its own work is no event */
 __u32 reader_waits = 0;    /* the reader sleeps in epoll: the next record wakes it */
+__u64 own_calls = 0;       /* the agent's, as seen and passed over: is anything called at all? */
 __u32 lsm_canary = 0;      /* the agent's own opens as seen by the LSM hook: is it called at all? */
 __u32 aggregate_epoch = 0; /* its lowest bit: the table that is filled */
 __u32 aggregates_full = 0; /* one of them is: set by the kernel side */

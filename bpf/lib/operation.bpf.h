@@ -18,7 +18,10 @@
 
 static __always_inline bool is_self(struct task_struct *task)
 {
-	return (__u32)TASK(task, tgid) == self_tgid;
+	if ((__u32)TASK(task, tgid) != self_tgid)
+		return false;
+	own_calls++;
+	return true;
 }
 
 static __always_inline __u64 wide_arg(struct pending *p, __u32 position)

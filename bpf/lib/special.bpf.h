@@ -285,6 +285,9 @@ __noinline int decode_special(struct pending *p)
 			  1ull << BPF_MAP_LOOKUP_AND_DELETE_BATCH | 1ull << BPF_MAP_UPDATE_BATCH | 1ull << BPF_MAP_DELETE_BATCH |
 			  1ull << BPF_PROG_GET_NEXT_ID | 1ull << BPF_MAP_GET_NEXT_ID | 1ull << BPF_BTF_GET_NEXT_ID | 1ull << BPF_LINK_GET_NEXT_ID) >>
 				 (p->value & 63) & 1);
+	case VG_CALL_PIDFD_GETFD:
+		p->value2 = pid_of_pidfd(task, (__s32)p->args[0]);
+		return 1;
 	case VG_CALL_PIDFD_SEND_SIGNAL:
 		p->value2 = pid_of_pidfd(task, (__s32)p->args[0]);
 		return p->value != 0;

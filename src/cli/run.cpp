@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "control/server.h"
 #include "daemon/governor.h"
+#include "daemon/sentinel.h"
 #include "guard/life.h"
 
 namespace vfsguard::cli {
@@ -66,6 +67,13 @@ daemon::PolicySource source_of(const RunText& text, bool config_given) {
                               .rules = text.rules,
                               .keep_going = text.keep_going,
                               .pins = text.pins};
+  // What is done to the agent itself is seen whatever the policy asks for.
+  source.always.operations = event::operation_bit(VG_OP_PTRACE) | event::operation_bit(VG_OP_OPEN);
+  source.always.anywhere = event::operation_bit(VG_OP_PTRACE);
+  for (const char* place : {"/proc/{}/mem", "/proc/{}/task/*/mem"}) {
+    source.always.places.push_back({policy::parse_glob(fmt::format(fmt::runtime(place), getpid())).value(), event::operation_bit(VG_OP_OPEN)});
+  }
+  source.before_loading = [](const policy::Policy& policy) { return daemon::Sentinel::look_around(policy.guard); };
   if (source.detection.empty() && access(kDetection, F_OK) == 0) {
     source.detection = kDetection;
   }
@@ -126,10 +134,7 @@ Registered add_run(CLI::App& root) {
               return util::pass_on(governor.error());
             }
             options.governor = std::move(*governor);
-            if (auto done = daemon::run_pipeline(std::move(options)); !done) {
-              return util::pass_on(done.error());
-            }
-            return 0;
+            return daemon::run_pipeline(std::move(options));
           }};
 }
 

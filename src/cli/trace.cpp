@@ -234,10 +234,7 @@ Registered add_trace(CLI::App& root) {
               }
               options.duration = *duration;
             }
-            if (auto done = daemon::run_pipeline(std::move(options)); !done) {
-              return util::pass_on(done.error());
-            }
-            return 0;
+            return daemon::run_pipeline(std::move(options));
           }};
 }
 

@@ -187,8 +187,7 @@ util::Result<std::string> carry_out(std::string_view request, const Agent& agent
     return R"({"ok":true,)" + secrets_of(agent.governor) + "}";
   }
   if (command == "reload") {
-    auto ok = agent.governor.reload(agent.recorder());
-    agent.changed("reload", ok);
+    auto ok = agent.reload();
     if (!ok) {
       return util::pass_on(ok.error());
     }

@@ -15,7 +15,8 @@ namespace vfsguard::daemon {
 struct Agent {
   Governor& governor;
   std::function<Governor::Recorder()> recorder;
-  std::function<void(std::string_view what, const util::Result<void>& done)> changed;  // told of reload, protect and unprotect, and how they ended
+  std::function<void(std::string_view what, const util::Result<void>& done)> changed;  // told of protect and unprotect, and how they ended
+  std::function<util::Result<void>()> reload;
   std::function<std::string()> status;  // the members of the status object that the pipeline knows, each followed by a comma
 };
 

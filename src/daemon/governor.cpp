@@ -64,9 +64,10 @@ util::Result<std::shared_ptr<detect::Detector>> Governor::read_rules() const {
 
 namespace {
 
-util::Result<policy::Watched> watched_for(const detect::Detector& detector) {
+util::Result<policy::Watched> watched_for(const detect::Detector& detector, policy::Watched watched) {
   const detect::AllNeeds needs = detector.needs();
-  policy::Watched watched{{}, needs.operations, needs.anywhere | (needs.opens_that_write ? VG_ANYWHERE_WRITES : 0)};
+  watched.operations |= needs.operations;
+  watched.anywhere |= needs.anywhere | (needs.opens_that_write ? VG_ANYWHERE_WRITES : 0);
   for (const detect::AllNeeds::Place& place : needs.places) {
     auto glob = policy::parse_glob(place.glob);
     if (!glob) {
@@ -87,7 +88,7 @@ util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Polic
   const auto before = refusing_   ? std::optional(policy::Before{refusing_->policy, refusing_->tables})
                       : standing_ ? std::optional(policy::Before{standing_->policy, standing_->tables})
                                   : std::nullopt;
-  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr,
+  auto tables = policy::compile_tables(version->policy, enforcer_ != nullptr || policy::enforces(version->policy), before ? &*before : nullptr, &source_.always,
                                        version->detector != nullptr);
   if (!tables) {
     return util::pass_on(tables.error());
@@ -98,11 +99,11 @@ util::Result<std::shared_ptr<Governor::Version>> Governor::compile(policy::Polic
 }
 
 // What detection names can be many times what the policy does. `meanwhile`: events are read while that is compiled. Once a version.
-util::Result<void> Governor::record_all(Version& version, const Recorder* meanwhile) {
+util::Result<void> Governor::record_all(Version& version, const Recorder* meanwhile) const {
   if (!version.detector || std::exchange(version.whole, true)) {
     return {};
   }
-  auto watched = watched_for(*version.detector);
+  auto watched = watched_for(*version.detector, source_.always);
   if (!watched) {
     return util::pass_on(watched.error());
   }
@@ -174,6 +175,11 @@ util::Result<Governor> Governor::open(PolicySource source) {
   if (!policy) {
     return util::pass_on(policy.error());
   }
+  if (governor.source_.before_loading) {
+    if (auto ok = governor.source_.before_loading(*policy); !ok) {
+      return util::pass_on(ok.error());
+    }
+  }
   const bool enforces = policy::enforces(*policy);
   if (enforces && policy->persist) {
     if (auto ok = governor.take_pins(true); !ok) {
@@ -188,7 +194,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
   if (!version) {
     return util::pass_on(version.error());
   }
-  if (auto ok = record_all(**version, nullptr); !ok) {
+  if (auto ok = governor.record_all(**version, nullptr); !ok) {
     return util::pass_on(ok.error());
   }
   if (enforces) {

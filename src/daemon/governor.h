@@ -32,6 +32,9 @@ struct PolicySource {
   std::string detection;              // configuration of detection; empty: none
   std::vector<std::string> rules;     // of detection, beside those that it names
   bool keep_going = false;            // leave out rules of detection that are refused
+  policy::Watched always;             // what is to be recorded in any case
+  // Asked with the policy, before anything is loaded; an error ends the start.
+  std::function<util::Result<void>(const policy::Policy&)> before_loading;
   std::string pins = enforce::kPins;  // where enforcement stands that is to outlive the agent, of this one and of the one before
 };
 
@@ -68,6 +71,7 @@ class Governor {
   [[nodiscard]] const std::shared_ptr<detect::Detector>& detector() const { return now_->detector; }
   [[nodiscard]] std::uint64_t changes() const { return changes_; }
   [[nodiscard]] enforce::Enforcer* enforcer() { return enforcer_.get(); }
+  [[nodiscard]] const enforce::Enforcer* enforcer() const { return enforcer_.get(); }
   // What it stops stays stopped when the agent ends.
   [[nodiscard]] bool persists() const { return persists_; }
   [[nodiscard]] const PolicySource& source() const { return source_; }
@@ -85,7 +89,7 @@ class Governor {
   util::Result<void> take_pins(bool make);
   util::Result<void> settle_pins(const Version& version);
   util::Result<std::shared_ptr<Version>> compile(policy::Policy policy, std::shared_ptr<detect::Detector> detector) const;
-  static util::Result<void> record_all(Version& version, const Recorder* meanwhile);
+  util::Result<void> record_all(Version& version, const Recorder* meanwhile) const;
   util::Result<void> refuse_by(std::shared_ptr<Version> next);
   util::Error go_back(util::Error why);
   [[nodiscard]] util::Result<std::shared_ptr<detect::Detector>> read_rules() const;

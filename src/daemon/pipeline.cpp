@@ -21,6 +21,7 @@
 #include "control/server.h"
 #include "daemon/blindness.h"
 #include "daemon/control.h"
+#include "daemon/sentinel.h"
 #include "enrich/digests.h"
 #include "enrich/mounts.h"
 #include "enrich/processes.h"
@@ -72,6 +73,8 @@ class Pipeline {
   }
 
   util::Result<void> run();
+  // It ended because of what it found about itself.
+  [[nodiscard]] bool tampered() const { return sentinel_ && !sentinel_->ends().empty(); }
 
  private:
   void on_record(std::span<const std::byte> data);
@@ -106,7 +109,8 @@ class Pipeline {
   void summary();
   void write_lost(const event::Lost& lost);
   util::Result<void> listen();
-  void reload();
+  util::Result<void> reload();
+  void after_change(std::string_view what, const util::Result<void>& done);
   [[nodiscard]] std::string status() const;
   [[nodiscard]] std::string detection_status() const;
   Governor::Recorder recorder();
@@ -148,6 +152,7 @@ class Pipeline {
   std::string exe_digest_;       // of this program's file; it does not change while it runs
   std::optional<guard::State> state_;
   std::optional<guard::ClockWatch> clock_;
+  std::optional<Sentinel> sentinel_;
   util::UniqueFd signals_;
   std::optional<control::Server> server_;
   std::uint64_t started_ns_ = 0;
@@ -204,6 +209,9 @@ void Pipeline::on_operation(std::span<const std::byte> data) {
   note_gap(lane, e.head.cpu, e.seq, e.time_ns);
   next_seq_[lane][e.head.cpu] = e.seq + 1;
   operation_.process = processes_.find(e);
+  if (sentinel_) {
+    sentinel_->look(operation_);
+  }
   const bool asked_for = !enough() && (!options_.governor || options_.governor->attribute(operation_));
   if (e.aggregate != 0 && (asked_for || detector_)) {
     keep_back(data, asked_for);
@@ -262,21 +270,9 @@ void Pipeline::tell_response(const detect::Action& action, std::string_view what
   alerts_.push_back(std::move(alert));
 }
 
-// That process and no later one of its number.
 void Pipeline::kill_process(const detect::Action& action) {
-  const auto fails = [&](std::string_view why) { tell_response(action, "kill_failed", fmt::format("process {} was to be killed: {}", action.pid, why)); };
-  if (action.pid <= 1 || action.pid == static_cast<std::uint32_t>(getpid())) {
-    return fails("it is spared");
-  }
-  const util::UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, action.pid, 0)));
-  if (!process) {
-    return fails(errno == ESRCH ? "it has ended" : util::errno_text(errno));
-  }
-  if (!enrich::is_running(action.pid, action.start_ns)) {
-    return fails("it has ended");
-  }
-  if (syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0) {
-    return fails(util::errno_text(errno));
+  if (auto done = enrich::end_process(action.pid, action.start_ns); !done) {
+    return tell_response(action, "kill_failed", fmt::format("process {} was to be killed: {}", action.pid, done.error().message));
   }
   tell_response(action, "kill", fmt::format("process {} was killed", action.pid));
 }
@@ -288,6 +284,9 @@ void Pipeline::deny_objects() {
       tell_response(action, "deny_failed", fmt::format("{} was to be refused to everybody: {}", action.path, done.error().message));
     } else {
       tell_response(action, "deny", fmt::format("{} is refused to everybody, until the next reload", action.path));
+      if (sentinel_) {
+        sentinel_->changed();
+      }
     }
   }
   write_alerts();
@@ -485,19 +484,28 @@ util::Result<void> Pipeline::loop() {
     if (const auto due = server_ ? server_->due_in() : std::nullopt) {
       timeout = timeout < 0 ? *due : std::min(timeout, *due);
     }
+    if (sentinel_) {
+      sentinel_->work();
+      if (!sentinel_->ends().empty()) {
+        stopped_by_ = sentinel_->ends();
+        return {};
+      }
+      timeout = timeout < 0 ? sentinel_->due_in_ms() : std::min(timeout, sentinel_->due_in_ms());
+    }
     const int mounts = enforcer() != nullptr ? enforcer()->mounts_fd() : -1;
     if (state_) {
       state_->beat();
       constexpr int kBeatMs = static_cast<int>(guard::State::kBeatNs / 1'000'000);
       timeout = timeout < 0 ? kBeatMs : std::min(timeout, kBeatMs);
     }
-    std::array<pollfd, 6> fds{{{signals_.get(), POLLIN, 0},
+    std::array<pollfd, 7> fds{{{signals_.get(), POLLIN, 0},
                                {sink_.fd(), 0, 0},
                                {mounts, POLLPRI, 0},
                                {server_ ? server_->fd() : -1, POLLIN, 0},
                                {clock_ ? clock_->fd() : -1, POLLIN, 0},
+                               {sentinel_ ? sentinel_->fd() : -1, POLLIN, 0},
                                {sensor_->wait_fd(), POLLIN, 0}}};
-    nfds_t watched = 5;  // signals; the sink for the end of its reader; mounts; the control socket; the clock
+    nfds_t watched = 6;  // signals; the sink for the end of its reader; mounts; the control socket; the clock; who is held off
     if (*consumed >= kBatchRecords) {
       timeout = 0;
     } else if (*consumed > 0 && !(detector_ && detector_->responds())) {
@@ -512,7 +520,7 @@ util::Result<void> Pipeline::loop() {
       if (*consumed > 0) {
         timeout = 0;
       } else {
-        watched = 6;
+        watched = 7;
       }
     }
     if (poll(fds.data(), watched, timeout) < 0 && errno != EINTR) {
@@ -521,7 +529,7 @@ util::Result<void> Pipeline::loop() {
     if ((fds[0].revents & POLLIN) != 0) {
       signalfd_siginfo info{};
       if (read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo == SIGHUP && options_.governor) {
-        reload();
+        (void)reload();
         continue;
       }
       stopped_by_ = event::signal_name(info.ssi_signo);
@@ -694,6 +702,7 @@ void Pipeline::add_digests(event::Notice& notice) const {
     }
   };
   add("exe_sha256", exe_digest_);
+  add("exe_verity", guard::executable_verity());
   if (!options_.governor) {
     return;
   }
@@ -770,6 +779,14 @@ void Pipeline::tell_stop() {
   }
 }
 
+void Pipeline::after_change(std::string_view what, const util::Result<void>& done) {
+  tell_change(what, done);
+  take_detector();
+  if (done && sentinel_) {
+    sentinel_->changed();
+  }
+}
+
 // A reload, or a change of the protected files.
 void Pipeline::tell_change(std::string_view what, const util::Result<void>& done) {
   event::Notice notice{.operation = std::string(what)};
@@ -804,15 +821,21 @@ Governor::Recorder Pipeline::recorder() {
   return {sensor_, options_.sensor, handler(), [this] { return consume_all(); }};
 }
 
-void Pipeline::reload() {
-  const auto done = options_.governor->reload(recorder());
-  tell_change("reload", done);
+util::Result<void> Pipeline::reload() {
+  const std::string refused = sentinel_ ? sentinel_->refuses_reload() : "";
+  util::Result<void> done;
+  if (refused.empty()) {
+    done = options_.governor->reload(recorder());
+  } else {
+    done = util::fail(EX_NOPERM, refused);
+  }
+  after_change("reload", done);
   if (!done) {
     fmt::print(stderr, "reload refused: {}; the policy in force stays\n", done.error().message);
-    return;
+    return done;
   }
-  take_detector();
   fmt::print(stderr, "policy {}: {} rules, reloaded\n", options_.governor->policy().file, options_.governor->policy().rules.size());
+  return done;
 }
 
 util::Result<void> Pipeline::listen() {
@@ -822,8 +845,8 @@ util::Result<void> Pipeline::listen() {
   auto server = control::Server::open(options_.control->path, options_.control->group, [this](std::string_view request) {
     std::string reply =
         answer(request, {*options_.governor, [this] { return recorder(); },
-                         [this](std::string_view what, const util::Result<void>& done) { tell_change(what, done); }, [this] { return status(); }});
-    take_detector();
+                         [this](std::string_view what, const util::Result<void>& done) { after_change(what, done); }, [this] { return reload(); },
+                         [this] { return status(); }});
     return reply;
   });
   if (server) {
@@ -846,7 +869,7 @@ std::string Pipeline::status() const {
              R"("hook":"{}","kernel":"{}","seconds":{:.1f},"seen":{},"filtered":{},"aggregated":{},"emitted":{},"lost":{},"malformed":{},"written":{},)",
              event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, seconds, total.seen, total.filtered, total.aggregated, total.emitted,
              total.lost + sink_.dropped(), malformed_, written_) +
-         detection_status();
+         (sentinel_ ? sentinel_->status() : "") + detection_status();
 }
 
 // Of each rule that has matched since it was loaded.
@@ -892,6 +915,9 @@ util::Result<void> Pipeline::run() {
   // First, so that it is asked last: the kernel calls the newest program of a hook first, and none after one that refused. What is refused
   // has been seen then.
   open_state();
+  if (options_.agent && options_.governor) {
+    sentinel_.emplace(*options_.governor, sensor_, [this](event::Notice notice) { tell(std::move(notice)); });
+  }
   if (options_.governor) {
     if (auto attached = options_.governor->attach(); !attached) {
       return util::pass_on(with_hint(attached.error()));
@@ -933,9 +959,12 @@ util::Result<void> Pipeline::run() {
   }
   if (options_.agent) {
     clock_.emplace();
-    exe_digest_ = util::sha256_of_file("/proc/self/exe").value_or("");
+    exe_digest_ = guard::executable_digest();
     tell_last();
     tell_start();
+  }
+  if (sentinel_) {
+    sentinel_->begin();
   }
   auto looped = loop();
   if (!looped && looped.error().code == EPIPE) {
@@ -954,7 +983,7 @@ util::Result<void> Pipeline::run() {
 
 }  // namespace
 
-util::Result<void> run_pipeline(Options options) {
+util::Result<int> run_pipeline(Options options) {
   auto sink = output::Sink::open(options.output);
   if (!sink) {
     return util::pass_on(sink.error());
@@ -968,7 +997,10 @@ util::Result<void> run_pipeline(Options options) {
   Formatter formatter = format == output::FormatKind::kJson ? Formatter(output::JsonFormatter(options.clock, names.nodename))
                                                             : Formatter(output::TextFormatter(options.clock, colour));
   Pipeline pipeline(std::move(options), std::move(*sink), std::move(formatter));
-  return pipeline.run();
+  if (auto done = pipeline.run(); !done) {
+    return util::pass_on(done.error());
+  }
+  return pipeline.tampered() ? kExitTampered : 0;
 }
 
 }  // namespace vfsguard::daemon

@@ -40,7 +40,7 @@ struct Options {
   std::string state_file;  // guard::State; empty: none
 };
 
-// Runs until SIGINT, SIGTERM, the duration or the count; prints the ready line and the summary on standard error.
-util::Result<void> run_pipeline(Options options);
+// Runs until SIGINT, SIGTERM, the duration or the count; prints the ready line and the summary on standard error. Returns the exit code.
+util::Result<int> run_pipeline(Options options);
 
 }  // namespace vfsguard::daemon

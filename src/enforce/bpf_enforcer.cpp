@@ -319,6 +319,16 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
   return waited;
 }
 
+sensor::Inventory BpfEnforcer::inventory() const {
+  sensor::Inventory inventory;
+  sensor::add_object(inventory, "enforce", skeleton_->obj);
+  for (std::size_t i = 0; i < links_.size(); ++i) {
+    sensor::add_link(inventory, "enforce", std::to_string(i), bpf_link__fd(links_[i].get()));
+  }
+  sensor::add_contents(inventory, "enforce", bpf_map__fd(skeleton_->maps.tables), version_ & 1, table_size_);
+  return inventory;
+}
+
 bool BpfEnforcer::fits(const policy::Enforcement& tables) const {
   const bool hooked = std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });
   const bool probed = mechanism_ == Mechanism::kLsm || (tables.operations & ~operations_) == 0;

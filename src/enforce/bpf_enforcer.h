@@ -54,6 +54,7 @@ class BpfEnforcer final : public Enforcer {
   void mounts_changed() override { find_homes(); }
   [[nodiscard]] Counts counts() const override;
   [[nodiscard]] std::uint64_t table_bytes() const override { return 2 * table_size_; }
+  [[nodiscard]] sensor::Inventory inventory() const override;
 
  protected:
   [[nodiscard]] std::string weakness() const override;

@@ -21,6 +21,7 @@
 #include "abi/control.h"
 #include "policy/enforcement.h"
 #include "policy/policy.h"
+#include "sensor/inventory.h"
 #include "util/fd.h"
 #include "util/result.h"
 
@@ -122,6 +123,8 @@ class Enforcer {
 
   [[nodiscard]] virtual Counts counts() const = 0;
   [[nodiscard]] virtual std::uint64_t table_bytes() const = 0;
+  // What of it is in the kernel now.
+  [[nodiscard]] virtual sensor::Inventory inventory() const = 0;
   // By place in the policy.
   [[nodiscard]] const std::vector<RuleState>& states() const { return states_; }
   // What is weaker than the rules say, a line each.

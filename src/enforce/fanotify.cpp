@@ -217,6 +217,12 @@ util::Result<void> FanotifyEnforcer::attach() {
   return {};
 }
 
+sensor::Inventory FanotifyEnforcer::inventory() const {
+  sensor::Inventory inventory;
+  sensor::add_object(inventory, "enforce", skeleton_->obj);
+  return inventory;
+}
+
 util::Result<void> FanotifyEnforcer::replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& /*tables*/) {
   auto notes = notes_;
   auto states = states_;

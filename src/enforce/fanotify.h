@@ -44,6 +44,7 @@ class FanotifyEnforcer final : public Enforcer {
   void mounts_changed() override { mark_file_systems(); }
   [[nodiscard]] Counts counts() const override;
   [[nodiscard]] std::uint64_t table_bytes() const override { return 0; }
+  [[nodiscard]] sensor::Inventory inventory() const override;
 
  protected:
   [[nodiscard]] std::string weakness() const override;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "enrich/processes.h"
 
+#include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -11,6 +13,7 @@
 
 #include "event/decode.h"
 #include "output/escape.h"
+#include "util/fd.h"
 #include "util/read_file.h"
 
 namespace vfsguard::enrich {
@@ -41,6 +44,20 @@ bool is_running(std::uint32_t pid, std::uint64_t start_ns) {
   const std::uint64_t ns_per_tick = 1'000'000'000u / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
   const auto ticks = start_ticks(pid);
   return ticks && *ticks == start_ns / ns_per_tick;
+}
+
+util::Result<void> end_process(std::uint32_t pid, std::uint64_t start_ns) {
+  if (pid <= 1 || pid == static_cast<std::uint32_t>(getpid())) {
+    return util::fail(EX_NOPERM, "it is spared");
+  }
+  const util::UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!process || !is_running(pid, start_ns)) {
+    return process || errno == ESRCH ? util::fail(EX_UNAVAILABLE, "it has ended") : util::fail_errno(EX_OSERR, "pidfd_open");
+  }
+  if (syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0) {
+    return util::fail_errno(EX_OSERR, "pidfd_send_signal");
+  }
+  return {};
 }
 
 namespace {

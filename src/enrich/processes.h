@@ -15,6 +15,7 @@
 
 #include "enrich/digests.h"
 #include "event/event.h"
+#include "util/result.h"
 
 namespace vfsguard::enrich {
 
@@ -23,6 +24,8 @@ inline constexpr std::size_t kMaxRemembered = 8192;
 
 // Whether the process of that number is still the one that began then.
 bool is_running(std::uint32_t pid, std::uint64_t start_ns);
+// Kills that process and no later one of its number; never this one or the first. Otherwise why not.
+util::Result<void> end_process(std::uint32_t pid, std::uint64_t start_ns);
 
 class Processes {
  public:

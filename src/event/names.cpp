@@ -154,6 +154,9 @@ constexpr std::array<Call, VG_CALL_COUNT> kCalls{{
     {"fork", VG_OP_FORK},
     {"vfork", VG_OP_FORK},
     {"exit", VG_OP_EXIT},
+    {"process_vm_readv", VG_OP_PTRACE},
+    {"process_vm_writev", VG_OP_PTRACE},
+    {"pidfd_getfd", VG_OP_PTRACE},
 }};
 constexpr std::array<std::string_view, 4> kVia{"syscall", "compat32", "io_uring", "x32"};
 constexpr std::array<std::string_view, 4> kHooks{"", "tracepoint", "kprobe", "lsm"};

@@ -320,7 +320,9 @@ void append_call_fields(const vg_event& e, std::string& out) {
       }
       break;
     case VG_OP_PTRACE:
-      word("request", event::ptrace_name(e.value), out);
+      if (e.call == VG_CALL_PTRACE) {
+        word("request", event::ptrace_name(e.value), out);
+      }
       if (e.value2 != 0) {
         unsigned_number("target_pid", static_cast<std::uint32_t>(e.value2), out);
       }

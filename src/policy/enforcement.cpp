@@ -418,13 +418,13 @@ std::vector<std::string> directories_above(const std::string& glob) {
 
 util::Result<Enforcement> compile_enforcement(const Policy& policy, const Before* before) { return Builder(policy).build(before); }
 
-util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before, bool only_deciding) {
+util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before, const Watched* watched, bool only_deciding) {
   constexpr std::size_t kManyRules = 500;  // fewer take less than a thread is worth
   std::future<util::Result<Enforcement>> beside;
   if (enforcement) {
     beside = std::async(policy.rules.size() >= kManyRules ? std::launch::async : std::launch::deferred, compile_enforcement, std::cref(policy), before);
   }
-  auto compiled = only_deciding ? compile_deciding(policy) : compile_policy(policy);
+  auto compiled = only_deciding ? compile_deciding(policy) : compile_policy(policy, watched);
   Tables tables;
   if (enforcement) {
     auto built = beside.get();

@@ -47,7 +47,8 @@ struct Tables {
   Compiled compiled;
   Enforcement enforcement;
 };
-util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before = nullptr, bool only_deciding = false);
+util::Result<Tables> compile_tables(const Policy& policy, bool enforcement, const Before* before = nullptr, const Watched* watched = nullptr,
+                                    bool only_deciding = false);
 
 // The paths of the directories that lead to what a glob matches, and into it: "/home", "/home/*" for "/home/*/.ssh"; "/srv", "/srv/**" for
 // "/srv/**".

@@ -92,7 +92,8 @@ class Reader {
   util::Result<Policy> read(const YAML::Node& root) {
     Policy policy;
     policy.file = file_;
-    static constexpr std::array<std::string_view, 6> kKeys{"version", "mode", "persist", "include", "secrets", "rules"};
+    policy.files.push_back(file_);
+    static constexpr std::array<std::string_view, 9> kKeys{"version", "mode", "persist", "include", "forbid_ptrace", "debugger", "integrity", "secrets", "rules"};
     if (auto ok = only_keys(root, "a policy", kKeys); !ok) {
       return util::pass_on(ok.error());
     }
@@ -111,6 +112,9 @@ class Reader {
         return at(persist, "'persist' is true or false");
       }
       policy.persist = persist.Scalar() == "true";
+    }
+    if (auto ok = read_guard(root, policy); !ok) {
+      return util::pass_on(ok.error());
     }
     if (const YAML::Node include = root["include"]) {
       for (const YAML::Node& file : items(include)) {
@@ -138,7 +142,7 @@ class Reader {
       }
     }
     const YAML::Node rules = root["rules"];
-    if (!rules && (!includes_.empty() || !policy.rules.empty())) {
+    if (!rules && (!includes_.empty() || !policy.rules.empty() || !policy.guard_keys.empty())) {
       return policy;
     }
     if (!rules || !rules.IsSequence() || rules.size() == 0) {
@@ -222,6 +226,127 @@ class Reader {
       all.push_back(node);
     }
     return all;
+  }
+
+  // One of these words, by its place; `text` is what stands there.
+  util::Result<std::size_t> word_of(const YAML::Node& node, std::string_view key, std::span<const std::string_view> words) const {
+    const auto found = node.IsScalar() ? std::ranges::find(words, node.Scalar()) : words.end();
+    if (found == words.end()) {
+      return at(node, fmt::format("'{}' is {}", key, fmt::join(words, ", ")));
+    }
+    return static_cast<std::size_t>(found - words.begin());
+  }
+
+  util::Result<void> read_guard(const YAML::Node& root, Policy& policy) const {
+    static constexpr std::array<std::string_view, 3> kForbid{"off", "agent", "all"};
+    static constexpr std::array<std::string_view, 3> kOnDebugger{"report", "end", "kill"};
+    Guard& guard = policy.guard;
+    if (const YAML::Node node = root["forbid_ptrace"]) {
+      policy.guard_keys.emplace_back("forbid_ptrace");
+      const YAML::Node who = node.IsMap() ? node["who"] : node;
+      if (node.IsMap()) {
+        static constexpr std::array<std::string_view, 2> kKeys{"who", "unless"};
+        if (auto ok = only_keys(node, "'forbid_ptrace'", kKeys); !ok) {
+          return ok;
+        }
+        if (!who) {
+          return at(node, "'forbid_ptrace' needs 'who': off, agent or all");
+        }
+      }
+      const auto word = word_of(who, "forbid_ptrace", kForbid);
+      if (!word) {
+        return util::pass_on(word.error());
+      }
+      guard.forbid = static_cast<Guard::Forbid>(*word);
+      if (const YAML::Node unless = node.IsMap() ? node["unless"] : YAML::Node(YAML::NodeType::Undefined)) {
+        if (guard.forbid != Guard::Forbid::kAll) {
+          return at(unless, "'unless' goes with 'who: all'; from the agent itself nobody is exempt");
+        }
+        if (auto ok = read_exempt(unless, guard); !ok) {
+          return ok;
+        }
+      }
+    }
+    if (const YAML::Node node = root["debugger"]) {
+      policy.guard_keys.emplace_back("debugger");
+      const auto word = word_of(node, "debugger", kOnDebugger);
+      if (!word) {
+        return util::pass_on(word.error());
+      }
+      guard.on_debugger = static_cast<Guard::OnDebugger>(*word);
+    }
+    if (const YAML::Node node = root["integrity"]) {
+      policy.guard_keys.emplace_back("integrity");
+      return read_integrity(node, guard);
+    }
+    return {};
+  }
+
+  util::Result<void> read_exempt(const YAML::Node& unless, Guard& guard) const {
+    static constexpr std::array<std::string_view, 3> kWho{"uid", "user", "exe"};
+    constexpr std::size_t kMost = 64;
+    if (auto ok = only_keys(unless, "'unless' of 'forbid_ptrace'", kWho); !ok) {
+      return ok;
+    }
+    for (const auto& entry : unless) {
+      for (const YAML::Node& item : items(entry.second)) {
+        const std::string text = item.IsScalar() ? item.Scalar() : "";
+        if (entry.first.Scalar() == "exe") {
+          if (!text.starts_with('/') || text.find_first_of("*?[") != std::string::npos) {
+            return at(item, fmt::format("'{}': write an executable's own path, such as /usr/bin/gdb; globs do not go here", text));
+          }
+          guard.exempt_exes.push_back(text);
+          continue;
+        }
+        const auto id = subject_id(entry.first.Scalar(), text);
+        if (!id) {
+          return at(item, id.error().message);
+        }
+        guard.exempt_uids.push_back(*id);
+      }
+    }
+    if (guard.exempt_exes.size() > kMost || guard.exempt_uids.size() > kMost) {
+      return at(unless, fmt::format("there is room for {} users and {} executables", kMost, kMost));
+    }
+    return {};
+  }
+
+  util::Result<void> read_integrity(const YAML::Node& node, Guard& guard) const {
+    static constexpr std::array<std::string_view, 3> kReactions{"report", "refuse_reload", "stop"};
+    static constexpr std::array<std::string_view, 2> kKeys{"every", "reaction"};
+    if (node.IsScalar() && node.Scalar() == "off") {
+      guard.integrity_seconds = 0;
+      return {};
+    }
+    if (auto ok = only_keys(node, "'integrity' (off, or a mapping)", kKeys); !ok) {
+      return ok;
+    }
+    if (const YAML::Node every = node["every"]) {
+      constexpr std::uint32_t kDay = 86400;
+      const std::string text = every.IsScalar() ? every.Scalar() : "";
+      std::uint32_t number = 0;
+      const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+      const std::string_view unit(rest, text.data() + text.size());
+      const std::uint32_t scale = unit == "s" ? 1 : unit == "m" ? 60 : unit == "h" ? 3600 : 0;
+      if (error != std::errc{} || scale == 0) {
+        return at(every, fmt::format("'{}': write a time such as 60s, 5m or 1h", text));
+      }
+      if (number == 0) {
+        return at(every, "a time of zero would be a look without end; write 'integrity: off' for none");
+      }
+      if (number > kDay / scale) {
+        return at(every, "at most a day (24h)");
+      }
+      guard.integrity_seconds = number * scale;
+    }
+    if (const YAML::Node reaction = node["reaction"]) {
+      const auto word = word_of(reaction, "reaction", kReactions);
+      if (!word) {
+        return util::pass_on(word.error());
+      }
+      guard.on_difference = static_cast<Guard::OnDifference>(*word);
+    }
+    return {};
   }
 
   util::Result<void> read_degraded(const YAML::Node& node, bool& accepted) const {
@@ -559,6 +684,20 @@ util::Result<void> append(Policy& policy, Policy more) {
     policy.rules.push_back(std::move(rule));
   }
   policy.persist = policy.persist || more.persist;
+  policy.files.insert(policy.files.end(), more.files.begin(), more.files.end());
+  for (const std::string& key : more.guard_keys) {
+    policy.guard_keys.push_back(key);
+    if (key == "forbid_ptrace") {
+      policy.guard.forbid = more.guard.forbid;
+      policy.guard.exempt_uids = more.guard.exempt_uids;
+      policy.guard.exempt_exes = more.guard.exempt_exes;
+    } else if (key == "debugger") {
+      policy.guard.on_debugger = more.guard.on_debugger;
+    } else {
+      policy.guard.integrity_seconds = more.guard.integrity_seconds;
+      policy.guard.on_difference = more.guard.on_difference;
+    }
+  }
   return {};
 }
 

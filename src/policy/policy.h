@@ -71,9 +71,26 @@ struct Rule {
   [[nodiscard]] bool stops(const event::Operation& operation) const;
 };
 
+// What the agent does about those who would get hold of it, and about what is no longer as it was when it started (src/guard).
+struct Guard {
+  enum class Forbid { kOff, kAgent, kAll };
+  enum class OnDebugger { kReport, kEnd, kKill };
+  enum class OnDifference { kReport, kRefuseReload, kStop };
+
+  Forbid forbid = Forbid::kAgent;  // whom nobody may trace, by BPF LSM
+  std::vector<std::uint32_t> exempt_uids;
+  std::vector<std::string> exempt_exes;  // paths; from the agent itself nobody is exempt
+  OnDebugger on_debugger = OnDebugger::kReport;
+  std::uint32_t integrity_seconds = 60;  // between two looks; 0: none
+  OnDifference on_difference = OnDifference::kReport;
+};
+
 struct Policy {
   std::string file;
   bool persist = false;  // what it stops is stopped after the agent's end, too
+  Guard guard;
+  std::vector<std::string> guard_keys;  // of the guard, those that some file has set; the last one counts, and what includes comes after what is included
+  std::vector<std::string> files;       // that it was read from
   std::vector<Rule> rules;
 };
 

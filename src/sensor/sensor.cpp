@@ -783,6 +783,26 @@ void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(
 
 Hook Sensor::hook() const { return state_->hook; }
 
+bool Sensor::sees() const {
+  if ((operations() >> VG_OP_OPEN & 1) == 0) {
+    return true;
+  }
+  const std::atomic_ref calls(state_->skeleton->bss->own_calls);
+  const std::uint64_t before = calls.load();
+  { const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC)); }
+  return calls.load() != before;
+}
+
+Inventory Sensor::inventory() const {
+  Inventory inventory;
+  add_object(inventory, "record", state_->skeleton->obj);
+  for (std::size_t i = 0; i < state_->links.size(); ++i) {
+    add_link(inventory, "record", std::to_string(i), bpf_link__fd(state_->links[i].get()));
+  }
+  add_contents(inventory, "record", bpf_map__fd(state_->skeleton->maps.tables), state_->version & 1, state_->table_size);
+  return inventory;
+}
+
 std::uint64_t Sensor::names_only() const {
   constexpr std::uint64_t kByName = event::operation_bit(VG_OP_RENAME) | event::operation_bit(VG_OP_UNLINK) | event::operation_bit(VG_OP_RMDIR) |
                                     event::operation_bit(VG_OP_MKDIR) | event::operation_bit(VG_OP_MKNOD) | event::operation_bit(VG_OP_LINK) |

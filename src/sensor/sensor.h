@@ -16,6 +16,7 @@
 #include "event/names.h"
 #include "policy/automaton.h"
 #include "sensor/call_functions.h"
+#include "sensor/inventory.h"
 #include "util/result.h"
 
 namespace vfsguard::sensor {
@@ -118,6 +119,10 @@ class Sensor {
   [[nodiscard]] std::vector<Unserved> unserved(std::uint64_t operations) const;
   // Operations of which this mechanism tells the caller's names alone, never the object (those of unserved() are not among them).
   [[nodiscard]] std::uint64_t names_only() const;
+  // Makes a call that is followed, and says whether the programs were called; true where nothing is followed that can be tried.
+  [[nodiscard]] bool sees() const;
+  // What of it is in the kernel now.
+  [[nodiscard]] Inventory inventory() const;
   [[nodiscard]] Counters counters() const;
   [[nodiscard]] Limits limits() const;
   void describe_again();

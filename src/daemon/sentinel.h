@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// The agent's eye on itself: who gets hold of it (guard/debugger.h), and whether it and what it goes by are still what they were (guard/integrity.h);
+// with the reactions that the policy asks for. What it finds are records in the stream.
+//
+// One thread. How often: debuggers each second, integrity as the policy says.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "daemon/governor.h"
+#include "event/event.h"
+#include "guard/debugger.h"
+#include "guard/integrity.h"
+#include "sensor/sensor.h"
+
+namespace vfsguard::daemon {
+
+// Of an agent that ended because of what was found.
+inline constexpr int kExitTampered = 3;
+
+class Sentinel {
+ public:
+  using Tell = std::function<void(event::Notice)>;
+
+  // Before anything is loaded: who traces this process already, and what the policy wants done. An error: it is to end (kExitTampered).
+  static util::Result<void> look_around(const policy::Guard& policy);
+
+  // Before there are other threads. `sensor` is the one that records, whichever that is.
+  Sentinel(Governor& governor, const std::optional<sensor::Sensor>& sensor, Tell tell);
+  // Everything is attached; from here on it must stay as it is.
+  void begin();
+
+  // Of the recorded operations, what is done to this process.
+  void look(const event::Operation& operation);
+  // What is due now; cheap where nothing is.
+  void work();
+  [[nodiscard]] int due_in_ms() const;
+  // Readable when somebody was held off; -1: nobody is.
+  [[nodiscard]] int fd() const { return ptrace_ ? ptrace_->fd() : -1; }
+
+  // The policy, the rules or the protected files were changed by command: this is how it must be from now on.
+  void changed();
+  // Why a reload is not to be done; empty: it may.
+  [[nodiscard]] std::string refuses_reload() const;
+  // Why the agent is to end; empty: it may go on.
+  [[nodiscard]] const std::string& ends() const { return ends_; }
+  // For status: a JSON object.
+  [[nodiscard]] std::string status() const;
+
+ private:
+  [[nodiscard]] const policy::Guard& policy() const { return governor_.policy().guard; }
+  [[nodiscard]] guard::Facts facts() const;
+  void add_kernel_facts(guard::Facts& facts) const;
+  void add_file_facts(guard::Facts& facts) const;
+  void apply_policy();
+  void check();
+  void check_sight();
+  void tell_difference(const guard::Difference& difference);
+  void look_for_tracers();
+  void tell_held_off();
+  void found(const guard::Tracer& who, std::string_view how, std::string message, std::vector<std::pair<std::string_view, std::string>> more);
+  void react(const guard::Tracer& who);
+  bool is_news(const guard::Tracer& who, std::string_view how);
+  void tell_repeated(bool all);
+
+  static constexpr std::uint64_t kRepeatNs = 10'000'000'000;
+  struct Repeated {
+    std::uint64_t told_ns = 0;  // CLOCK_MONOTONIC
+    std::uint64_t held_back = 0;
+    std::string who;
+  };
+
+  Governor& governor_;
+  const std::optional<sensor::Sensor>& sensor_;
+  Tell tell_;
+  guard::Integrity integrity_;
+  std::optional<guard::PtraceGuard> ptrace_;
+  std::string no_ptrace_guard_;  // why not
+  std::uint32_t traced_by_ = 0;
+  std::uint64_t untold_ = 0;
+  std::uint64_t debuggers_due_ns_ = 0;  // CLOCK_MONOTONIC
+  std::uint64_t integrity_due_ns_ = 0;  // 0: never
+  std::uint64_t checks_ = 0;
+  std::uint64_t last_check_ns_ = 0;  // CLOCK_REALTIME
+  std::uint64_t attempts_ = 0;
+  std::map<std::string, Repeated> repeated_;  // by process, and how
+  std::uint32_t my_pid_ns_ = 0;
+  bool blind_ = false;
+  std::string ends_;
+};
+
+}  // namespace vfsguard::daemon

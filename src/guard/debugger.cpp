@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/debugger.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "self_protect.skel.h"
+#include "sensor/kernel_facts.h"
+#include "util/read_file.h"
+
+namespace vfsguard::guard {
+
+namespace {
+
+// The number behind "Name:" in /proc/PID/status.
+std::optional<std::uint32_t> number_in(const std::string& status, std::string_view name) {
+  const std::string key = fmt::format("\n{}:\t", name);
+  const std::size_t at = status.find(key);
+  if (at == std::string::npos) {
+    return std::nullopt;
+  }
+  std::uint32_t number = 0;
+  const char* const begin = status.data() + at + key.size();
+  return std::from_chars(begin, status.data() + status.size(), number).ec == std::errc{} ? std::optional(number) : std::nullopt;
+}
+
+}  // namespace
+
+Tracer describe(std::uint32_t pid) {
+  const std::string base = fmt::format("/proc/{}", pid);
+  Tracer tracer{.pid = pid};
+  const std::string status = util::read_file(base + "/status").value_or("");
+  tracer.uid = number_in(status, "Uid").value_or(0);
+  tracer.comm = util::read_file(base + "/comm").value_or("");
+  while (tracer.comm.ends_with('\n')) {
+    tracer.comm.pop_back();
+  }
+  std::error_code error;
+  tracer.exe = std::filesystem::read_symlink(base + "/exe", error).string();
+  // Field 22 of stat, in ticks of the boot clock; the second field may hold anything but ends at the last ')'.
+  const std::string stat = util::read_file(base + "/stat").value_or("");
+  std::size_t at = stat.rfind(')');
+  for (int field = 2; field < 22 && at != std::string::npos; ++field) {
+    at = stat.find(' ', at + 1);
+  }
+  if (at != std::string::npos) {
+    std::uint64_t ticks = 0;
+    std::from_chars(stat.data() + at + 1, stat.data() + stat.size(), ticks);
+    tracer.start_ns = ticks * (1'000'000'000u / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK)));
+  }
+  return tracer;
+}
+
+std::optional<Tracer> tracer() {
+  std::error_code error;
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task", error)) {
+    const std::string status = util::read_file(thread.path() / "status").value_or("");
+    if (const auto pid = number_in(status, "TracerPid"); pid && *pid != 0) {
+      return describe(*pid);
+    }
+  }
+  return std::nullopt;
+}
+
+struct SkeletonDeleter {
+  void operator()(self_protect_bpf* skeleton) const { self_protect_bpf__destroy(skeleton); }
+};
+struct RingDeleter {
+  void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
+};
+
+struct PtraceGuard::State {
+  std::unique_ptr<self_protect_bpf, SkeletonDeleter> skeleton;
+  std::unique_ptr<ring_buffer, RingDeleter> ring;
+  std::vector<vg_held_off> taken;
+};
+
+PtraceGuard::PtraceGuard(std::unique_ptr<State> state) : state_(std::move(state)) {}
+PtraceGuard::PtraceGuard(PtraceGuard&&) noexcept = default;
+PtraceGuard& PtraceGuard::operator=(PtraceGuard&&) noexcept = default;
+PtraceGuard::~PtraceGuard() = default;
+
+namespace {
+
+// What a child of this process gets when it reads a byte of it: an errno, 0 for the byte.
+int errno_of_a_childs_read() {
+  static char byte = 'x';
+  const pid_t parent = getpid();
+  const pid_t child = fork();
+  if (child == 0) {
+    char into = 0;
+    const iovec here{&into, 1};
+    const iovec there{&byte, 1};
+    _exit(process_vm_readv(parent, &here, 1, &there, 1, 0) == 1 ? 0 : errno & 0xff);
+  }
+  int status = 0;
+  if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status)) {
+    return EAGAIN;
+  }
+  return WEXITSTATUS(status);
+}
+
+}  // namespace
+
+util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
+  const auto list = util::read_file("/sys/kernel/security/lsm");
+  if (list && fmt::format(",{},", list->substr(0, list->find('\n'))).find(",bpf,") == std::string::npos) {
+    return util::fail(EX_UNAVAILABLE, fmt::format("'bpf' is not in this kernel's lsm={}", list->substr(0, list->find('\n'))));
+  }
+  sensor::keep_libbpf_words();
+  auto state = std::make_unique<State>();
+  state->skeleton.reset(self_protect_bpf__open_and_load());
+  if (!state->skeleton) {
+    return util::fail_errno(EX_UNAVAILABLE, "this kernel does not load LSM programs");
+  }
+  LIBBPF_OPTS(bpf_test_run_opts, run);
+  if (bpf_prog_test_run_opts(bpf_program__fd(state->skeleton->progs.who_is_guarded), &run) != 0) {
+    return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
+  }
+  PtraceGuard guard(std::move(state));
+  self_protect_bpf& skeleton = *guard.state_->skeleton;
+  if (const int code = self_protect_bpf__attach(&skeleton); code != 0) {
+    return util::fail_errno(EX_UNAVAILABLE, "this kernel does not attach LSM programs", -code);
+  }
+  policy::Guard trial = policy;
+  trial.forbid = policy::Guard::Forbid::kAgent;
+  guard.set(trial);
+  if (errno_of_a_childs_read() != EPERM) {
+    return util::fail(EX_UNAVAILABLE, "LSM programs attach, but this kernel never calls them ('bpf' is not in its lsm= list)");
+  }
+  guard.set(policy);
+  guard.state_->ring.reset(ring_buffer__new(
+      bpf_map__fd(skeleton.maps.held_off),
+      [](void* context, void* data, std::size_t size) {
+        if (size >= sizeof(vg_held_off)) {
+          vg_held_off record{};
+          std::memcpy(&record, data, sizeof record);
+          static_cast<State*>(context)->taken.push_back(record);
+        }
+        return 0;
+      },
+      guard.state_.get(), nullptr));
+  if (!guard.state_->ring) {
+    return util::fail_errno(EX_OSERR, "cannot map the ring of refusals");
+  }
+  (void)guard.take();  // the trial's
+  std::atomic_ref(skeleton.bss->refused).store(0);
+  return guard;
+}
+
+void PtraceGuard::set(const policy::Guard& policy) {
+  auto& bss = *state_->skeleton->bss;
+  missing_.clear();
+  std::atomic_ref(bss.exempt_uid_count).store(0);
+  std::atomic_ref(bss.exempt_exe_count).store(0);
+  std::uint32_t uids = 0;
+  for (const std::uint32_t uid : policy.exempt_uids) {
+    if (uids < VG_EXEMPT_MAX) {
+      bss.exempt_uids[uids++] = uid;
+    }
+  }
+  std::uint32_t exes = 0;
+  for (const std::string& path : policy.exempt_exes) {
+    struct stat status {};
+    if (stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
+      missing_.push_back(path);
+    } else if (exes < VG_EXEMPT_MAX) {
+      // The kernel's own encoding: 12 bits of major, 20 of minor number.
+      bss.exempt_exes[exes++] = {status.st_ino, static_cast<std::uint32_t>(major(status.st_dev) << 20 | minor(status.st_dev)), 0};
+    }
+  }
+  std::atomic_ref(bss.exempt_uid_count).store(uids);
+  std::atomic_ref(bss.exempt_exe_count).store(exes);
+  std::atomic_ref(bss.forbids).store(policy.forbid == policy::Guard::Forbid::kAll     ? VG_FORBID_ALL
+                                     : policy.forbid == policy::Guard::Forbid::kAgent ? VG_FORBID_AGENT
+                                                                                      : 0u);
+}
+
+std::vector<vg_held_off> PtraceGuard::take() {
+  ring_buffer__consume(state_->ring.get());
+  return std::exchange(state_->taken, {});
+}
+
+std::uint64_t PtraceGuard::refused() const { return std::atomic_ref(state_->skeleton->bss->refused).load(); }
+std::uint64_t PtraceGuard::untold() const { return std::atomic_ref(state_->skeleton->bss->untold).load(); }
+int PtraceGuard::fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }
+
+sensor::Inventory PtraceGuard::inventory() const {
+  sensor::Inventory inventory;
+  sensor::add_object(inventory, "guard", state_->skeleton->obj);
+  sensor::add_link(inventory, "guard", "ptrace_access_check", bpf_link__fd(state_->skeleton->links.guard_access));
+  sensor::add_link(inventory, "guard", "ptrace_traceme", bpf_link__fd(state_->skeleton->links.guard_traceme));
+  return inventory;
+}
+
+}  // namespace vfsguard::guard

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "guard/integrity.h"
+
+#include <fcntl.h>
+#include <linux/fsverity.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "util/fd.h"
+#include "util/read_file.h"
+#include "util/result.h"
+#include "util/sha256.h"
+
+namespace vfsguard::guard {
+
+namespace {
+
+constexpr const char* kSelf = "/proc/self/exe";
+constexpr std::string_view kExecutable = "executable ";
+constexpr std::string_view kRunning = "executable (running)";
+constexpr std::string_view kDeleted = " (deleted)";
+
+std::string digest_or_why(const std::string& path) {
+  const util::UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!fd) {
+    return errno == ENOENT ? kAbsent : fmt::format("cannot be read: {}", util::errno_text(errno));
+  }
+  util::Sha256 digest;
+  if (!digest.update_from(fd.get())) {
+    return fmt::format("cannot be read: {}", util::errno_text(errno));
+  }
+  const auto hex = digest.hex();
+  return hex ? fmt::format("sha256:{}", std::string_view(hex->data(), hex->size())) : "cannot be read: no digest";
+}
+
+std::string_view next_word(std::string_view& line) {
+  line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+  const std::size_t end = std::min(line.find(' '), line.size());
+  const std::string_view word = line.substr(0, end);
+  line.remove_prefix(end);
+  return word;
+}
+
+// The executable maps of this process, from /proc/self/smaps (Documentation/filesystems/proc.rst): a line a map, then its counts. "Anonymous" counts pages
+// that are not the file's.
+void add_maps(Facts& facts) {
+  const std::string text = util::read_file("/proc/self/smaps").value_or("");
+  std::string name;  // of the map that the counts are of; empty: it is not executable
+  std::map<std::string, std::uint64_t> changed;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    std::string_view line(text.data() + at, end - at);
+    at = end + 1;
+    const std::size_t colon = line.find(':');
+    const std::size_t space = line.find(' ');
+    if (colon != std::string_view::npos && space != std::string_view::npos && colon < space) {
+      if (name.empty() || !line.starts_with("Anonymous:")) {
+        continue;
+      }
+      line.remove_prefix(colon + 1);
+      const std::string_view word = next_word(line);
+      std::uint64_t kib = 0;
+      std::from_chars(word.data(), word.data() + word.size(), kib);
+      changed[name] += kib;
+      continue;
+    }
+    next_word(line);  // the addresses, which are others each time
+    const std::string_view rights = next_word(line);
+    const std::string_view offset = next_word(line);
+    next_word(line);  // device
+    next_word(line);  // inode
+    line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+    std::string_view path = line;
+    name.clear();
+    if (rights.size() < 3 || rights[2] != 'x' || path == "[vdso]" || path == "[vsyscall]" || path == "[uprobes]") {
+      continue;
+    }
+    if (path.ends_with(kDeleted)) {
+      path.remove_suffix(kDeleted.size());  // a library was upgraded; it is mapped as it was
+    }
+    name = path.empty() ? "memory (no file)" : fmt::format("memory {}+{}{}", path, offset, rights[1] == 'w' ? ", writable" : "");
+    changed.try_emplace(name, 0);
+  }
+  for (const auto& [map, kib] : changed) {
+    facts[map] = kib == 0 ? "as its file" : fmt::format("{} KiB of it changed", kib);
+  }
+}
+
+}  // namespace
+
+std::string executable_path() {
+  std::error_code error;
+  std::string path = std::filesystem::read_symlink(kSelf, error).string();
+  if (path.ends_with(kDeleted)) {
+    path.resize(path.size() - kDeleted.size());
+  }
+  return path;
+}
+
+std::string executable_digest() { return util::sha256_of_file(kSelf).value_or(""); }
+
+std::string executable_verity() {
+  const util::UniqueFd fd(open(kSelf, O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    return {};
+  }
+  constexpr std::size_t kMost = 64;
+  alignas(fsverity_digest) std::array<std::byte, sizeof(fsverity_digest) + kMost> memory{};
+  auto* const digest = reinterpret_cast<fsverity_digest*>(memory.data());
+  digest->digest_size = kMost;
+  if (ioctl(fd.get(), FS_IOC_MEASURE_VERITY, digest) != 0) {
+    return {};
+  }
+  std::string text = digest->digest_algorithm == FS_VERITY_HASH_ALG_SHA256 ? "sha256:" : digest->digest_algorithm == FS_VERITY_HASH_ALG_SHA512 ? "sha512:" : "?:";
+  for (std::size_t i = 0; i < digest->digest_size; ++i) {
+    text += fmt::format("{:02x}", std::to_integer<unsigned>(memory[sizeof(fsverity_digest) + i]));
+  }
+  return text;
+}
+
+void add_executable(Facts& facts) {
+  std::string running = digest_or_why(kSelf);
+  if (const std::string verity = executable_verity(); !verity.empty()) {
+    running += fmt::format(" verity:{}", verity);
+  }
+  facts[std::string(kRunning)] = running;
+  static const std::string path = executable_path();  // by which it was started; what lies there later may be another file
+  struct stat status {};
+  facts[std::string(kExecutable) + path] =
+      stat(path.c_str(), &status) != 0
+          ? std::string(errno == ENOENT ? kAbsent : "cannot be looked at: " + util::errno_text(errno))
+          : fmt::format("{}:{} {} {}", major(status.st_dev), minor(status.st_dev), status.st_ino, digest_or_why(path));
+  add_maps(facts);
+}
+
+void add_files(Facts& facts, const std::string& role, const std::vector<std::string>& files) {
+  for (const std::string& file : files) {
+    facts[role + " " + file] = digest_or_why(file);
+  }
+}
+
+void Integrity::expect(const Facts& facts, const std::vector<std::string>& kinds) {
+  const auto is_meant = [&](const std::string& name) {
+    return kinds.empty() || std::ranges::any_of(kinds, [&](const std::string& kind) { return name.starts_with(kind + " "); });
+  };
+  std::erase_if(expected_, [&](const auto& entry) { return is_meant(entry.first); });
+  std::erase_if(told_, [&](const auto& entry) { return is_meant(entry.first); });
+  for (const auto& [name, value] : facts) {
+    if (is_meant(name)) {
+      expected_[name] = value;
+    }
+  }
+}
+
+// Another file under the same name, beside an unchanged program.
+bool Integrity::is_upgrade(const std::string& what, const Facts& found) const {
+  if (!what.starts_with(kExecutable) || what == kRunning) {
+    return false;
+  }
+  const auto expected = expected_.find(std::string(kRunning));
+  const auto running = found.find(std::string(kRunning));
+  const auto before = expected_.find(what);
+  const auto after = found.find(what);
+  const auto file_of = [](const std::string& value) { return value.substr(0, value.find(' ', value.find(' ') + 1)); };
+  return expected != expected_.end() && running != found.end() && expected->second == running->second && before != expected_.end() && after != found.end() &&
+         file_of(before->second) != file_of(after->second);
+}
+
+std::vector<Difference> Integrity::compare(const Facts& found) {
+  std::vector<Difference> differences;
+  const auto look = [&](const std::string& name, const std::string& expected, const std::string& value) {
+    const auto told = told_.find(name);
+    if (expected == value) {
+      if (told != told_.end()) {
+        differences.push_back({.what = name, .expected = expected, .found = value, .restored = true});
+        told_.erase(told);
+        std::erase(upgrades_, name);
+      }
+      return;
+    }
+    if (told != told_.end() && told->second == value) {
+      return;
+    }
+    told_[name] = value;
+    const bool upgrade = is_upgrade(name, found);
+    std::erase(upgrades_, name);
+    if (upgrade) {
+      upgrades_.push_back(name);
+    }
+    differences.push_back({.what = name, .expected = expected, .found = value, .upgrade = upgrade});
+  };
+  for (const auto& [name, value] : expected_) {
+    const auto now = found.find(name);
+    look(name, value, now == found.end() ? kAbsent : now->second);
+  }
+  for (const auto& [name, value] : found) {
+    if (!expected_.contains(name)) {
+      look(name, kAbsent, value);
+    }
+  }
+  std::vector<std::string> gone;  // what had come and went
+  for (const auto& [name, value] : told_) {
+    if (!expected_.contains(name) && !found.contains(name)) {
+      gone.push_back(name);
+    }
+  }
+  for (const std::string& name : gone) {
+    look(name, kAbsent, kAbsent);
+  }
+  return differences;
+}
+
+std::vector<std::string> Integrity::standing() const {
+  std::vector<std::string> names;
+  for (const auto& [name, found] : told_) {
+    if (std::ranges::find(upgrades_, name) == upgrades_.end()) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+}  // namespace vfsguard::guard

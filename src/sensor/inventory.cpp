@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sensor/inventory.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <string_view>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "util/read_file.h"
+#include "util/result.h"
+#include "util/sha256.h"
+
+namespace vfsguard::sensor {
+
+namespace {
+
+// Since 5.2 the kernel says so in fdinfo, and only there.
+bool is_frozen(int fd) {
+  const std::string info = util::read_file(fmt::format("/proc/self/fdinfo/{}", fd)).value_or("");
+  return info.find("\nfrozen:\t1") != std::string::npos;
+}
+
+std::string why() { return fmt::format("the kernel does not say: {}", util::errno_text(errno)); }
+
+}  // namespace
+
+void add_program(Inventory& inventory, const std::string& owner, const std::string& name, int fd) {
+  bpf_prog_info info{};
+  __u32 size = sizeof info;
+  std::string& value = inventory[fmt::format("program {}/{}", owner, name)];
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0) {
+    value = why();
+    return;
+  }
+  value = fmt::format("id {} tag ", info.id);
+  for (const unsigned byte : info.tag) {
+    value += fmt::format("{:02x}", byte);
+  }
+}
+
+void add_link(Inventory& inventory, const std::string& owner, const std::string& name, int fd) {
+  bpf_link_info info{};
+  __u32 size = sizeof info;
+  std::string& value = inventory[fmt::format("link {}/{}", owner, name)];
+  if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0) {
+    value = why();
+    return;
+  }
+  value = fmt::format("id {} type {} program {}", info.id, info.type, info.prog_id);
+  if (info.type == BPF_LINK_TYPE_TRACING) {
+    value += fmt::format(" at {}/{}", info.tracing.target_obj_id, info.tracing.target_btf_id);
+  }
+}
+
+void add_object(Inventory& inventory, const std::string& owner, const bpf_object* object) {
+  bpf_program* program = nullptr;
+  bpf_object__for_each_program(program, object) {
+    if (bpf_program__fd(program) >= 0) {
+      add_program(inventory, owner, bpf_program__name(program), bpf_program__fd(program));
+    }
+  }
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, object) {
+    const int fd = bpf_map__fd(map);
+    if (fd < 0) {
+      continue;
+    }
+    bpf_map_info info{};
+    __u32 size = sizeof info;
+    inventory[fmt::format("map {}/{}", owner, bpf_map__name(map))] =
+        bpf_obj_get_info_by_fd(fd, &info, &size) == 0 ? fmt::format("id {}{}", info.id, is_frozen(fd) ? ", frozen" : "") : why();
+  }
+}
+
+void add_contents(Inventory& inventory, const std::string& owner, int map_fd, std::uint32_t index, std::size_t value_size) {
+  std::vector<char> value(value_size);
+  std::string& digest = inventory["tables " + owner];
+  if (bpf_map_lookup_elem(map_fd, &index, value.data()) != 0) {
+    digest = why();
+    return;
+  }
+  util::Sha256 sha;
+  sha.update({value.data(), value.size()});
+  const auto hex = sha.hex();
+  digest = hex ? fmt::format("sha256:{}", std::string_view(hex->data(), hex->size())) : "no digest";
+}
+
+}  // namespace vfsguard::sensor
