@@ -22,6 +22,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -2658,6 +2659,314 @@ def test_rules_that_cannot_match_here(d):
     t.stop()
     check(("keeps 1 rules from ever matching (moved-directory)" in t.summary) == (HOOK == "tracepoint"), t.summary)
     check(len(alerts(t, "moved-to")) == 1 and (len(alerts(t, "moved-directory")) == 1) == (HOOK != "tracepoint"), alerts(t))
+
+
+PYTHON = "/usr/bin/python3"  # whoever asks
+
+# Every way to get hold of a process, each by a process of its own. Prints "WAY ERRNO" a line, 0 for what worked.
+GRAB = r"""
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype = ctypes.c_long
+pid, address = int(sys.argv[1]), int(sys.argv[2])
+class Iovec(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("len", ctypes.c_size_t)]
+byte = ctypes.create_string_buffer(1)
+here, there = Iovec(ctypes.addressof(byte), 1), Iovec(address, 1)
+def ptrace(request):
+    if libc.ptrace(request, pid, 0, 0) < 0:
+        return ctypes.get_errno()
+    if request == 16:
+        os.waitpid(pid, 0)
+        libc.ptrace(17, pid, 0, 0)
+    return 0
+def call(number, *args):
+    return ctypes.get_errno() if libc.syscall(ctypes.c_long(number), *args) < 0 else 0
+def mem():
+    try:
+        os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR))
+        return 0
+    except OSError as e:
+        return e.errno
+def getfd():
+    fd = libc.syscall(434, pid, 0)
+    return call(438, fd, 0, 0)
+one = ctypes.c_ulong(1)
+WAYS = {"attach": lambda: ptrace(16), "seize": lambda: ptrace(0x4206), "readv": lambda: call(310, pid, ctypes.byref(here), one, ctypes.byref(there), one, ctypes.c_ulong(0)),
+        "writev": lambda: call(311, pid, ctypes.byref(here), one, ctypes.byref(there), one, ctypes.c_ulong(0)), "mem": mem, "getfd": getfd}
+print(sys.argv[3], WAYS[sys.argv[3]]())
+"""
+GRABS = {"attach": "PTRACE_ATTACH", "seize": "PTRACE_SEIZE", "readv": "process_vm_readv", "writev": "process_vm_writev", "mem": "open of /proc/PID/mem", "getfd": "pidfd_getfd"}
+
+
+def grab(pid, way, **who):
+    """The errno that it got. What it reads and writes is a byte that the stack's top holds: a name of the auxiliary vector's program, its last byte 0."""
+    with open(f"/proc/{pid}/maps") as f:
+        stack = next(line for line in f if line.rstrip().endswith("[stack]"))
+    top = int(stack.split()[0].split("-")[1], 16)
+    out = run_as([PYTHON, "-c", GRAB, str(pid), str(top - 1), way], **who)
+    check(out.returncode == 0, out)
+    return int(out.stdout.split()[1])
+
+
+def guarded(d, more="", rules=None, words=(), start=True):
+    os.chmod(d, 0o755)
+    write_rules(d, rules or f"  - {{ name: all, paths: '{d}/**', operations: [open, create] }}\n")
+    with open(f"{d}/policy.yaml", "a") as f:
+        f.write(more)
+    words = ["run", "--hook", HOOK, "--format", "json", "--config", f"{d}/policy.yaml", "--control", f"{d}/control/socket", "--protected", f"{d}/control/protected.yaml", *words]
+    return Trace(words).require_ready() if start else words
+
+
+def held_by(d):
+    return json.loads(tell(d, "status", "--json"))["guard"]["held_by"]
+
+
+def debuggers(t, **fields):
+    return [n for n in t.notices() if n["operation"] == "debugger" and all(n.get(k) == v for k, v in fields.items())]
+
+
+def works_still(d, t):
+    name = f"{d}/seen-{time.monotonic_ns()}"
+    touch(name)
+    wait_until(lambda: any(e.get("path") == name for e in t.events()), "an event: the agent does not go on")
+
+
+def test_who_gets_hold_of_the_agent(d):
+    """Held off by BPF LSM, whatever records; seen within a second elsewhere; with its name, and the agent goes on."""
+    t = guarded(d)
+    pid = t.process.pid
+    lsm = held_by(d) == "lsm"
+    check(lsm == ("lsm" in ARGS.hook), "BPF LSM is what guests have")
+    for way, how in GRABS.items():
+        got = grab(pid, way)
+        check((got in (errno.EPERM, errno.EACCES)) if lsm else got == 0, f"{way}: {errno.errorcode.get(got, got)}")
+        since = time.monotonic()
+        if lsm:
+            wait_until(lambda: len(debuggers(t, enforced=True, target_pid=pid, mechanism="lsm")) == list(GRABS).index(way) + 1, f"record of {way}")
+        else:
+            wait_until(lambda: debuggers(t, how=how), f"record of {way}")
+            check(time.monotonic() - since < 1.0 + (PATIENCE if VM else 0), f"{way}: seen after {time.monotonic() - since:.1f} s")
+    told = debuggers(t)[0]
+    check(told["severity"] == "high" and told["tracer_uid"] == 0 and told["tracer_comm"].startswith("python3") and "message" in told, told)
+    # Somebody without rights has none here either.
+    check(grab(pid, "readv", uid=1234) == errno.EPERM, "read by anybody")
+    for tool in (["gdb", "--batch", "-p", str(pid), "-ex", "print 1"], ["timeout", "1", "strace", "-p", str(pid)]):
+        if not shutil.which(tool[0]) or (tool[0] == "timeout" and not shutil.which("strace")):
+            continue
+        name = "gdb" if tool[0] == "gdb" else "strace"
+        run_as(tool)
+        wait_until(lambda: debuggers(t, tracer_comm=name), f"record of {name}")
+        check(all((n["enforced"], n["success"]) == (lsm, not lsm) for n in debuggers(t, tracer_comm=name) if "success" in n), debuggers(t, tracer_comm=name))
+        works_still(d, t)
+    status = json.loads(tell(d, "status", "--json"))["guard"]
+    check(status["attempts"] >= len(GRABS) and status["forbid_ptrace"] == "agent", status)
+    works_still(d, t)
+    t.stop()
+    check(t.code == 0, t.summary)
+
+
+def test_tracing_is_forbidden(d):
+    """forbid_ptrace: all, with those who are exempt; changed by reloads; off."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    me = os.path.realpath(PYTHON)
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    RUNNING.append(sleeper)
+    t = guarded(d, "forbid_ptrace: { who: all, unless: { uid: 4321, exe: /nowhere/gdb } }\n")
+    pid = sleeper.pid
+    check("there is no executable /nowhere/gdb" in t.said.decode(), t.said)
+    for way in GRABS:
+        check(grab(pid, way) in (errno.EPERM, errno.EACCES), way)
+    told = debuggers(t, target_pid=pid)
+    wait_until(lambda: debuggers(t, target_pid=pid), "record")
+    told = debuggers(t, target_pid=pid)[0]
+    check(told["severity"] == "medium" and told["tracer_uid"] == 0 and "kept from sleep" in told["message"], told)
+    # A child that asks to be traced.
+    traceme = run_as([PYTHON, "-c", "import ctypes; l = ctypes.CDLL(None, use_errno=True); print(l.ptrace(0, 0, 0, 0), ctypes.get_errno())"])
+    check(traceme.stdout.split() == [b"-1", str(errno.EPERM).encode()], traceme)
+    if shutil.which("strace"):
+        check(run_as(["strace", "-o", "/dev/null", "true"]).returncode != 0, "strace went on")
+
+    def change(more):
+        write_rules(d, f"  - {{ name: all, paths: '{d}/**', operations: [open, create] }}\n")
+        with open(f"{d}/policy.yaml", "a") as f:
+            f.write(more)
+        reply = ask(d, b'{"command":"reload"}')
+        check(reply["ok"], reply)
+    change(f"forbid_ptrace: {{ who: all, unless: {{ exe: {me} }} }}\n")
+    check(grab(pid, "readv") == 0, "the exempt executable")
+    check(grab(t.process.pid, "readv") == errno.EPERM, "from the agent nobody is exempt")
+    change("forbid_ptrace: { who: all, unless: { uid: 0 } }\n")
+    check(grab(pid, "mem") == 0, "the exempt user")
+    change("")
+    check(grab(pid, "attach") == 0 and grab(t.process.pid, "attach") == errno.EPERM, "agent is the default")
+    change("forbid_ptrace: off\n")
+    check(grab(t.process.pid, "readv") == 0, "off")
+    works_still(d, t)
+    t.stop()
+    sleeper.kill()
+
+
+def test_reactions_to_debuggers(d):
+    """Its end with exit code 3, or the tracer's; and a start that is traced."""
+    t = guarded(d, "debugger: end\n")
+    grab(t.process.pid, "readv")
+    t.wait()
+    check(t.code == 3 and t.notices()[-1]["operation"] == "stop" and t.notices()[-1]["reason"] == "debugger", t.summary)
+    t = guarded(d, "debugger: kill\n")
+    stays = subprocess.Popen([PYTHON, "-c", GRAB.replace("print(sys.argv[3]", "import time\nwhile True:\n  time.sleep(0.05)\n  print(sys.argv[3]"), str(t.process.pid), "0", "readv"],
+                             stdout=subprocess.DEVNULL)
+    check(stays.wait(timeout=PATIENCE * 2) == -signal.SIGKILL, "not killed")
+    wait_until(lambda: debuggers(t, how="kill", tracer_pid=stays.pid), "record of the end of the tracer")
+    works_still(d, t)
+    t.stop()
+    if not shutil.which("strace"):
+        return
+    words = guarded(d, "debugger: end\n", start=False)
+    said = run_as(["strace", "-f", "-o", "/dev/null", ARGS.vfsguard, *words, "--state", "off"])
+    check(said.returncode == 3 and b"traced from its start" in said.stderr and b"ready" not in said.stderr, said)
+    # TRACEME, as gdb starts programs: the parent traces.
+    words = guarded(d, "", start=False)
+    traced = subprocess.Popen(["strace", "-o", "/dev/null", ARGS.vfsguard, *words, "--state", "off"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    RUNNING.append(traced)
+    said = b""
+    while b"ready" not in said:
+        line = traced.stderr.readline()
+        check(line, said)
+        said += line
+    check(b"traced from its start" in said, said)
+    first = b""
+    while b'"TracerPid"' not in first:
+        first = traced.stdout.readline()
+        check(first, "no record of the tracer")
+    with open(f"/proc/{traced.pid}/task/{traced.pid}/children") as f:
+        os.kill(int(f.read().split()[0]), signal.SIGTERM)
+    out, said = traced.communicate(timeout=PATIENCE)
+    check(traced.returncode == 0 and b'"reason":"SIGTERM"' in out, (traced.returncode, said))
+
+
+def integrity(t, **fields):
+    return [n for n in t.notices() if n["operation"] == "integrity" and all(n.get(k) == v for k, v in fields.items())]
+
+
+def write_code(pid):
+    """Into the agent's program, as a debugger sets a breakpoint: a byte of its text, with the byte that is there."""
+    with open(f"/proc/{pid}/maps") as f:
+        line = next(line for line in f if " r-xp " in line and "vfsguard" in line)
+    at = int(line.split("-")[0], 16)
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as f:
+        f.seek(at)
+        byte = f.read(1)
+        f.seek(at)
+        f.write(byte)
+
+
+def overwrite_tables(pid):
+    """The kernel's tables of the agent, as root may."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def bpf(command, attributes):
+        buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 128))
+        return libc.syscall(321, command, buffer, len(buffer))
+    maps = [fd for fd in os.listdir(f"/proc/{pid}/fdinfo") if "map_id" in open(f"/proc/{pid}/fdinfo/{fd}").read()]
+    for fd in maps:
+        info = dict(line.split(":\t") for line in open(f"/proc/{pid}/fdinfo/{fd}").read().splitlines() if ":\t" in line)
+        if info["map_type"] == "2" and info["max_entries"] == "2" and int(info["value_size"]) >= 4096:
+            mine = bpf(14, struct.pack("III", int(info["map_id"]), 0, 0))
+            check(mine >= 0, "cannot open the map")
+            value = ctypes.create_string_buffer(int(info["value_size"]))
+            for index in (0, 1):
+                key = ctypes.create_string_buffer(struct.pack("I", index))
+                check(bpf(1, struct.pack("IxxxxQQQ", mine, ctypes.addressof(key), ctypes.addressof(value), 0)) == 0, "cannot read the map")
+                value[0] = bytes([value[0][0] ^ 1])
+                check(bpf(2, struct.pack("IxxxxQQQ", mine, ctypes.addressof(key), ctypes.addressof(value), 0)) == 0, "cannot write the map")
+            os.close(mine)
+            return
+    raise Failure("no tables found")
+
+
+def once_test_integrity(d):
+    """What the agent goes by and what it is: files that change, vanish and come back, another executable, its code and its tables in the kernel written to."""
+    shutil.copy(ARGS.vfsguard, f"{d}/agent")
+    given, ARGS.vfsguard = ARGS.vfsguard, f"{d}/agent"
+    try:
+        write_file(f"{d}/rule.yml", sigma("some", "file_access", f"TargetFilename: {d}/x"))
+        t = guarded(d, "forbid_ptrace: off\nintegrity: { every: 1s }\n", words=["--rules", f"{d}/rule.yml"])
+        wait_until(lambda: integrity(t, success=True), "first result")
+        with open(f"{d}/policy.yaml", "a") as f:
+            f.write("# changed\n")
+        wait_until(lambda: integrity(t, what=f"policy {d}/policy.yaml", success=False), "record of the policy")
+        first = integrity(t, what=f"policy {d}/policy.yaml")[0]
+        with open(f"{d}/policy.yaml", "rb") as f:
+            check(first["found"] == "sha256:" + hashlib.sha256(f.read()).hexdigest() != first["expected"] and first["severity"] == "high" and first["reaction"] == "report", first)
+        # A reload takes it, and it is right from then on.
+        check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+        os.rename(f"{d}/rule.yml", f"{d}/gone.yml")
+        wait_until(lambda: integrity(t, what=f"rules {d}/rule.yml", found="absent"), "record of a file that is gone")
+        os.mkdir(f"{d}/rule.yml")
+        wait_until(lambda: [n for n in integrity(t, what=f"rules {d}/rule.yml") if "cannot be read" in n["found"]], "record of a file that cannot be read")
+        os.rmdir(f"{d}/rule.yml")
+        os.rename(f"{d}/gone.yml", f"{d}/rule.yml")
+        wait_until(lambda: integrity(t, what=f"rules {d}/rule.yml", success=True), "record of its return")
+        # Another version of the program, as a package brings it.
+        shutil.copy(given, f"{d}/agent.new")
+        with open(f"{d}/agent.new", "ab") as f:
+            f.write(b"x")
+        os.rename(f"{d}/agent.new", f"{d}/agent")
+        wait_until(lambda: integrity(t, what=f"executable {d}/agent"), "record of the upgrade")
+        upgrade = integrity(t, what=f"executable {d}/agent")[0]
+        check(upgrade["severity"] == "medium" and "restart the agent" in upgrade["message"], upgrade)
+        check(not [n for n in integrity(t, severity="critical")], integrity(t, severity="critical"))
+        write_code(t.process.pid)
+        wait_until(lambda: [n for n in integrity(t, severity="critical") if n["what"].startswith(f"memory {d}/agent+") and n["found"] == "4 KiB of it changed"], "record of the code")
+        overwrite_tables(t.process.pid)
+        wait_until(lambda: [n for n in integrity(t, severity="critical") if n["what"].startswith("tables ")], "record of the tables")
+        standing = json.loads(tell(d, "status", "--json"))["guard"]["differs"]
+        check(len(standing) == 2 and any(s.startswith("memory") for s in standing) and any(s.startswith("tables") for s in standing), standing)
+        works = ask(d, b'{"command":"reload"}')
+        check(works["ok"], works)
+        works_still(d, t)
+        t.stop()
+        check(t.code == 0 and "integrity: " in t.summary, t.summary)
+
+        ARGS.vfsguard = given
+        t = guarded(d, "integrity: { every: 1s, reaction: refuse_reload }\n")
+        wait_until(lambda: integrity(t, success=True), "first result")
+        write_rules(d, f"  - {{ name: mine, paths: '{d}/**', operations: [open, create] }}\n")
+        wait_until(lambda: integrity(t, success=False), "record of the policy")
+        said = ask(d, b'{"command":"reload"}')
+        check(not said["ok"] and "is not what it was" in said["error"], said)
+        t.stop()
+        t = guarded(d, "integrity: { every: 1s, reaction: stop }\n")
+        wait_until(lambda: integrity(t, success=True), "first result")
+        os.unlink(f"{d}/policy.yaml")
+        t.wait()
+        check(t.code == 3 and t.notices()[-1]["reason"] == "integrity", t.summary)
+    finally:
+        ARGS.vfsguard = given
+    for text, why in (("integrity: { every: 0s }\n", "write 'integrity: off'"), ("integrity: { every: 60 }\n", "60s, 5m or 1h"), ("integrity: { every: 1s, reaktion: stop }\n", "did you mean 'reaction'?"),
+                      ("integrity: { every: 48h }\n", "at most a day"), ("integrity: { reaction: panic }\n", "report, refuse_reload, stop"), ("debugger: shoot\n", "report, end, kill"),
+                      ("forbid_ptrace: everybody\n", "off, agent, all"), ("forbid_ptrace: { who: agent, unless: { uid: 0 } }\n", "nobody is exempt"),
+                      ("forbid_ptrace: { who: all, unless: { exe: '/usr/bin/*' } }\n", "globs do not go here"), ("forbid_ptrace: { who: all, unless: { user: nobody-here } }\n", "nobody-here")):
+        write_file(f"{d}/bad.yaml", "version: 1\n" + text)
+        said = run_as([ARGS.vfsguard, "policy", "check", f"{d}/bad.yaml"])
+        check(said.returncode == 78 and b"bad.yaml:2:" in said.stderr and why in said.stderr.decode(), (text, said))
+
+
+def once_test_second_agent(d):
+    """One socket, one agent: the second says so and ends; the first is none the worse. Without a socket there may be two."""
+    t = guarded(d)
+    words = guarded(d, start=False)
+    said = run_as([ARGS.vfsguard, *words, "--state", "off"])
+    check(said.returncode == 69 and b"another agent listens" in said.stderr, said)
+    works_still(d, t)
+    other = Trace(["run", "--format", "json", "--config", f"{d}/policy.yaml"]).require_ready()
+    works_still(d, t)
+    works_still(d, other)
+    other.stop()
+    works_still(d, t)
+    t.stop()
 
 
 def main():
