@@ -30,6 +30,7 @@ struct RunText {
   std::vector<std::string> rules;
   bool keep_going = false;
   std::string state = guard::kStateFile;
+  std::string sandbox = "on";
 };
 
 enforce::Mechanism mechanism_of(const std::string& name) {
@@ -100,6 +101,8 @@ Registered add_run(CLI::App& root) {
   app->add_option("--control-group", text->control_group, "Group that may use that socket, beside root")->type_name("NAME");
   app->add_option("--state", text->state, fmt::format("File by which the next agent knows how this one ended, or off (default: {})", guard::kStateFile))
       ->type_name("FILE");
+  app->add_option("--sandbox", text->sandbox, "on (the default) or off: give away capabilities and system calls that are not needed after the start")
+      ->check(CLI::IsMember({"on", "off"}));
   app->add_option("--detection", text->detection, "Configuration of detection (docs/rules.md); default: /etc/vfsguard/detection.yaml where that is there")
       ->type_name("FILE");
   app->add_option("--rules", text->rules, "Files or directories of Sigma rules, beside those that the configuration names (repeatable)")->type_name("PATH");
@@ -124,6 +127,7 @@ Registered add_run(CLI::App& root) {
             }
             options.control = std::move(*control);
             options.agent = true;
+            options.sandbox = text->sandbox == "on";
             options.state_file = text->state == "off" ? "" : text->state;
             auto source = source_of(*text, app->count("--config") > 0);
             auto governor = daemon::Governor::open(std::move(source));

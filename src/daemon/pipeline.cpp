@@ -21,6 +21,7 @@
 #include "control/server.h"
 #include "daemon/blindness.h"
 #include "daemon/control.h"
+#include "daemon/notify.h"
 #include "daemon/sentinel.h"
 #include "enrich/digests.h"
 #include "enrich/mounts.h"
@@ -29,6 +30,7 @@
 #include "event/decode.h"
 #include "event/names.h"
 #include "guard/life.h"
+#include "guard/sandbox.h"
 #include "output/escape.h"
 #include "output/sink.h"
 #include "util/clock.h"
@@ -67,9 +69,6 @@ class Pipeline {
  public:
   Pipeline(Options options, output::Sink sink, Formatter formatter)
       : options_(std::move(options)), sink_(std::move(sink)), formatter_(std::move(formatter)), processes_([this] { sensor_->describe_again(); }) {
-    if (options_.hash) {
-      processes_.digest_with(&digests_.emplace());
-    }
   }
 
   util::Result<void> run();
@@ -105,6 +104,8 @@ class Pipeline {
   util::Result<void> flush();
   util::Result<void> loop();
   util::Result<void> finish();
+  void tell_alive();
+  util::Result<void> drop_capabilities(bool last);
   [[nodiscard]] std::pair<sensor::Counters, sensor::OperationCounts> counts() const;
   void summary();
   void write_lost(const event::Lost& lost);
@@ -153,6 +154,9 @@ class Pipeline {
   std::optional<guard::State> state_;
   std::optional<guard::ClockWatch> clock_;
   std::optional<Sentinel> sentinel_;
+  Notifier manager_;
+  std::uint64_t alive_due_ns_ = 0;
+  std::uint64_t received_when_alive_ = 0;
   util::UniqueFd signals_;
   std::optional<control::Server> server_;
   std::uint64_t started_ns_ = 0;
@@ -437,6 +441,25 @@ util::Result<void> Pipeline::flush() {
   return {};
 }
 
+// That this loop goes round says that what was read is written; what the kernel side has handed over must have been read as well.
+void Pipeline::tell_alive() {
+  const auto [counters, total] = counts();
+  const std::uint64_t received = received_ + malformed_;
+  if (total.emitted == received || received != received_when_alive_) {
+    manager_.alive();
+  }
+  received_when_alive_ = received;
+}
+
+// What all threads that are started from here on have; the one that answers fanotify is.
+util::Result<void> Pipeline::drop_capabilities(bool last) {
+  if (!options_.sandbox) {
+    return {};
+  }
+  const bool marks = options_.governor && options_.governor->source().mechanism == enforce::Mechanism::kFanotify;
+  return guard::drop_capabilities({.starting = !last, .marks = marks, .owners = !last && options_.control && options_.control->group});
+}
+
 util::Result<void> Pipeline::loop() {
   const std::uint64_t deadline = options_.duration ? util::clock_ns(CLOCK_MONOTONIC) + nanoseconds(*options_.duration) : 0;
   while (!enough()) {
@@ -491,6 +514,13 @@ util::Result<void> Pipeline::loop() {
         return {};
       }
       timeout = timeout < 0 ? sentinel_->due_in_ms() : std::min(timeout, sentinel_->due_in_ms());
+    }
+    if (manager_.interval_ns() != 0) {
+      if (util::clock_ns(CLOCK_MONOTONIC) >= alive_due_ns_) {
+        alive_due_ns_ = util::clock_ns(CLOCK_MONOTONIC) + manager_.interval_ns();
+        tell_alive();
+      }
+      timeout = timeout < 0 ? milliseconds_until(alive_due_ns_) : std::min(timeout, milliseconds_until(alive_due_ns_));
     }
     const int mounts = enforcer() != nullptr ? enforcer()->mounts_fd() : -1;
     if (state_) {
@@ -552,6 +582,7 @@ util::Result<void> Pipeline::loop() {
 }
 
 util::Result<void> Pipeline::finish() {
+  manager_.stopping();
   sensor_->detach();
   // Programs that were running when their link went away may still add records; they are done within moments.
   sensor::Counters counters;
@@ -822,6 +853,7 @@ Governor::Recorder Pipeline::recorder() {
 }
 
 util::Result<void> Pipeline::reload() {
+  manager_.reloading();
   const std::string refused = sentinel_ ? sentinel_->refuses_reload() : "";
   util::Result<void> done;
   if (refused.empty()) {
@@ -830,6 +862,7 @@ util::Result<void> Pipeline::reload() {
     done = util::fail(EX_NOPERM, refused);
   }
   after_change("reload", done);
+  manager_.reloaded(done ? "watching" : "watching; the last reload was refused");
   if (!done) {
     fmt::print(stderr, "reload refused: {}; the policy in force stays\n", done.error().message);
     return done;
@@ -912,6 +945,12 @@ util::Result<void> Pipeline::run() {
   }
   signal(SIGPIPE, SIG_IGN);
 
+  if (auto dropped = drop_capabilities(false); !dropped) {
+    return dropped;
+  }
+  if (options_.hash) {
+    processes_.digest_with(&digests_.emplace());
+  }
   // First, so that it is asked last: the kernel calls the newest program of a hook first, and none after one that refused. What is refused
   // has been seen then.
   open_state();
@@ -966,6 +1005,15 @@ util::Result<void> Pipeline::run() {
   if (sentinel_) {
     sentinel_->begin();
   }
+  if (auto dropped = drop_capabilities(true); !dropped) {
+    return dropped;
+  }
+  if (options_.sandbox) {
+    if (auto restricted = guard::restrict_calls(); !restricted) {
+      return restricted;
+    }
+  }
+  manager_.ready();
   auto looped = loop();
   if (!looped && looped.error().code == EPIPE) {
     // Nobody reads any more: no use in draining.

@@ -37,6 +37,7 @@ struct Options {
   std::optional<Governor> governor;
   std::optional<ControlSocket> control;
   bool agent = false;      // it is one that stays: its own life is told, too
+  bool sandbox = false;    // give away what is not needed after the start (guard/sandbox.h)
   std::string state_file;  // guard::State; empty: none
 };
 

@@ -122,8 +122,8 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
   }
   sensor::keep_libbpf_words();
   auto state = std::make_unique<State>();
-  state->skeleton.reset(self_protect_bpf__open_and_load());
-  if (!state->skeleton) {
+  state->skeleton.reset(self_protect_bpf__open_opts(sensor::open_options()));
+  if (!state->skeleton || self_protect_bpf__load(state->skeleton.get()) != 0) {
     return util::fail_errno(EX_UNAVAILABLE, "this kernel does not load LSM programs");
   }
   LIBBPF_OPTS(bpf_test_run_opts, run);

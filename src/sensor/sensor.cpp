@@ -73,6 +73,14 @@ std::string why() {
   return best;
 }
 
+const bpf_object_open_opts* open_options() {
+  static bpf_object_open_opts given{};
+  given.sz = sizeof given;
+  __u32 id = 0;
+  given.btf_custom_path = bpf_btf_get_next_id(0, &id) != 0 && errno == EPERM ? "/sys/kernel/btf/vmlinux" : nullptr;
+  return &given;
+}
+
 void keep_libbpf_words() {
   libbpf_set_print(log_libbpf);
   libbpf_log().clear();
@@ -610,7 +618,7 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   state->handler = std::move(handler);
   state->hook = options.hook;
   state->facts = facts;
-  state->skeleton.reset(vfsguard_bpf__open());
+  state->skeleton.reset(vfsguard_bpf__open_opts(open_options()));
   if (!state->skeleton) {
     return util::fail(EX_SOFTWARE, fmt::format("cannot open the BPF object: {}", why()));
   }
