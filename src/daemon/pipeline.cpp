@@ -990,9 +990,6 @@ util::Result<void> Pipeline::run() {
   if (auto listening = listen(); !listening) {
     return listening;
   }
-  utsname kernel{};
-  uname(&kernel);
-  fmt::print(stderr, "ready hook={} kernel={} pid={}\n", event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, getpid());
   if (std::holds_alternative<output::TextFormatter>(formatter_)) {
     sink_.buffer() += output::TextFormatter::header();
   }
@@ -1013,6 +1010,9 @@ util::Result<void> Pipeline::run() {
       return restricted;
     }
   }
+  utsname kernel{};
+  uname(&kernel);
+  fmt::print(stderr, "ready hook={} kernel={} pid={}\n", event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, getpid());
   manager_.ready();
   auto looped = loop();
   if (!looped && looped.error().code == EPIPE) {

@@ -2969,6 +2969,172 @@ def once_test_second_agent(d):
     t.stop()
 
 
+def status_of(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+# The bits of linux/capability.h: DAC_READ_SEARCH, KILL, SYS_PTRACE, SYSLOG, PERFMON, BPF; and SYS_ADMIN, which fanotify asks for.
+KEPT = 1 << 2 | 1 << 5 | 1 << 19 | 1 << 34 | 1 << 38 | 1 << 39
+ADMIN = 1 << 21
+
+
+def once_test_what_is_given_away(d):
+    """Capabilities and system calls that are not needed after the start; what comes later works nevertheless, and --sandbox off keeps them."""
+    t = guarded(d)
+    status = status_of(t.process.pid)
+    check([int(status[k], 16) for k in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")] == [KEPT, KEPT, KEPT, 0, 0] and status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", status)
+    # Later: another policy with more operations (other programs are loaded), rules, a protected file, users' names, processes of others.
+    write_file(f"{d}/rule.yml", sigma("some", "file_access", f"TargetFilename: {d}/x"))
+    write_rules(d, f"  - {{ name: more, paths: '{d}/**', operations: [open, create, rename, unlink, chmod, read, write, exec, mmap] }}\n")
+    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    touch(f"{d}/y", 0o666)
+    run_as(["cat", f"{d}/y"], uid=1234)
+    os.rename(f"{d}/y", f"{d}/z")
+    wait_until(lambda: any(e["operation"] == "rename" for e in t.events()), "an event of another program")
+    check(any(e["uid"] == 1234 and e["exe"].endswith("cat") for e in t.events()), "who it was")
+    t.stop()
+    check(t.code == 0, t.summary)
+    t = guarded(d, words=["--sandbox", "off"])
+    status = status_of(t.process.pid)
+    check(int(status["CapEff"], 16) & ADMIN and status["Seccomp"] == "0", status)
+    t.stop()
+    # Each program that is forbidden to it ends it, each other call is refused: asked of the filter itself, in a process of the tests that has it.
+    said = subprocess.run([program("sandboxed")], stdout=subprocess.PIPE, timeout=PATIENCE).stdout.decode().splitlines()
+    answers = dict(line.split() for line in said)
+    check(len(answers) >= 12, answers)
+    for call in ("execve", "ptrace", "mount", "setns", "process_vm_writev", "init_module"):
+        check(answers[call] == "killed", answers)
+    for call in ("socket_inet", "mprotect_exec", "mmap_write_exec", "keyctl", "userfaultfd", "io_uring_setup", "capset"):
+        check(answers[call] == "EPERM", answers)
+    for call in ("open", "socket_unix", "thread", "bpf"):
+        check(answers[call] == "fine", answers)
+
+
+def once_test_word_to_the_service_manager(d):
+    """READY when it watches, WATCHDOG as long as there is progress and no longer, RELOADING, STOPPING: as datagrams (sd_notify(3))."""
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(f"{d}/notify")
+    s.settimeout(PATIENCE)
+    read, write = os.pipe()
+    env = dict(os.environ, NOTIFY_SOCKET=f"{d}/notify", WATCHDOG_USEC="1000000")
+    os.chmod(d, 0o755)
+    write_rules(d, f"  - {{ name: all, paths: '{d}/**', operations: [open] }}\n")
+    t = Trace(["run", "--format", "json", "--config", f"{d}/policy.yaml", "--control", f"{d}/control/socket", "--protected", f"{d}/control/protected.yaml"],
+              env=env, stdout=write).require_ready()
+
+    def next_word(wanted):
+        while True:
+            word = s.recv(4096).decode()
+            if wanted in word:
+                return word
+            check("WATCHDOG=1" in word, word)
+    next_word("READY=1")
+    for _ in range(3):
+        next_word("WATCHDOG=1")
+    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    check("MONOTONIC_USEC=" in next_word("RELOADING=1") and "STATUS=watching" in next_word("READY=1"), "reload")
+    # Nobody reads what it writes: its pipe is full, and it stands still.
+    for i in range(600):
+        touch(f"{d}/f{i % 10}")
+    s.settimeout(3)
+    try:
+        for _ in range(1000):
+            check("WATCHDOG=1" in s.recv(4096).decode(), "another word")
+        raise Failure("it goes on saying that it makes progress")
+    except TimeoutError:
+        pass
+    threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(read, 65536), b"")], daemon=True).start()
+    s.settimeout(PATIENCE)
+    next_word("WATCHDOG=1")
+    t.process.terminate()
+    next_word("STOPPING=1")
+    os.close(write)
+    t.wait()
+
+
+def test_service(d):
+    """The unit as it is shipped, by systemd itself: started, reloaded, restarted when it stands still, and not after exit code 3."""
+    if HOOK != "lsm" or not VM or ARGS.kernel != "debian-6.12" or not os.path.exists("/lib/systemd/systemd"):
+        raise Skipped("once, in a guest with systemd")
+    run, units = "/run/user/0", "/run/user/0/systemd/user"
+    for path in ("/run/systemd/system", f"{units}/vfsguard.service.d", "/sys/fs/cgroup/service"):
+        os.makedirs(path, exist_ok=True)
+    shutil.copy(os.path.join(ROOT, "packaging", "vfsguard.service"), units)
+    os.mkfifo(f"{d}/out")
+    write_rules(d, f"  - {{ name: all, paths: '{d}/**', operations: [open] }}\n")
+    # The manager of a user (root): it has no directories of the system's to make.
+    write_file(f"{units}/vfsguard.service.d/here.conf", f"""[Unit]
+Before=
+After=
+Conflicts=
+[Service]
+RuntimeDirectory=
+StateDirectory=
+LogsDirectory=
+WatchdogSec=12s
+StandardError=append:{d}/said
+ExecStart=
+ExecStart={ARGS.vfsguard} run --hook lsm --format json --output {d}/out --config {d}/policy.yaml --control {d}/control/socket --protected {d}/control/protected.yaml --state {d}/state
+""")
+    env = dict(os.environ, XDG_RUNTIME_DIR=run)
+
+    def become():
+        with open("/sys/fs/cgroup/service/cgroup.procs", "w") as f:
+            f.write(str(os.getpid()))
+    manager = subprocess.Popen(["/lib/systemd/systemd", "--user", "--log-target=console"], env=env, preexec_fn=become, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    RUNNING.append(manager)
+    words = []
+    threading.Thread(target=lambda: words.extend(manager.stdout), daemon=True).start()
+    wait_until(lambda: os.path.exists(f"{run}/systemd/private"), "service manager")
+
+    def ctl(*more):
+        return subprocess.run(["systemctl", "--user", *more], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
+
+    def show(name):
+        return ctl("show", "-P", name, "vfsguard.service").stdout.decode().strip()
+    fifo = os.open(f"{d}/out", os.O_RDWR | os.O_NONBLOCK)
+    seen = []
+
+    def drain():
+        try:
+            while True:
+                seen.append(os.read(fifo, 1 << 16))
+        except BlockingIOError:
+            return b"".join(seen)
+    started = ctl("start", "vfsguard.service")
+    check(started.returncode == 0, (ctl("status", "vfsguard.service").stdout, open(f"{d}/said").read() if os.path.exists(f"{d}/said") else words))
+    check((show("ActiveState"), show("StatusText"), show("NRestarts")) == ("active", "watching", "0"), ctl("status", "vfsguard.service").stdout)
+    first = int(show("MainPID"))
+    status = status_of(first)
+    check(int(status["CapEff"], 16) == KEPT and status["Seccomp"] == "2", status)
+    check(os.readlink(f"/proc/{first}/ns/mnt") == os.readlink("/proc/self/ns/mnt"), "the unit gives it mounts of its own")
+    touch(f"{d}/x")
+    wait_until(lambda: b'"name"' in drain() or f"{d}/x".encode() in drain(), "an event")
+    check(ctl("reload", "vfsguard.service").returncode == 0, "not reloaded")
+    wait_until(lambda: b'"operation":"reload"' in drain(), "record of the reload")
+    # It stands still: what it writes to is full. The manager sees it, ends it and starts another.
+    for i in range(1500):
+        touch(f"{d}/f{i % 10}")
+    wait_until(lambda: show("NRestarts") == "1", "restart")
+    wait_until(lambda: drain() and show("ActiveState") == "active", "second start")
+    check(int(show("MainPID")) != first, "the same process")
+    wait_until(lambda: b'"operation":"unwatched"' in drain(), "record of the gap")
+    touch(f"{d}/y")
+    wait_until(lambda: f"{d}/y".encode() in drain(), "an event of the second agent")
+    # What it ends over is not to be started again.
+    write_rules(d, f"  - {{ name: all, paths: '{d}/**', operations: [open] }}\n")
+    with open(f"{d}/policy.yaml", "a") as f:
+        f.write("debugger: end\n")
+    check(ctl("reload", "vfsguard.service").returncode == 0, "not reloaded")
+    wait_until(lambda: drain().count(b'"operation":"reload"') == 2, "record of the second reload")
+    grab(int(show("MainPID")), "readv")
+    wait_until(lambda: drain() and show("ActiveState") == "failed", "end")
+    check(show("ExecMainStatus") == "3" and show("NRestarts") == "1", ctl("status", "vfsguard.service").stdout)
+    manager.terminate()
+    os.close(fifo)
+
+
 def main():
     global ARGS, HOOK
     parser = argparse.ArgumentParser()
