@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "daemon/governor.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <future>
@@ -11,6 +9,7 @@
 
 #include "sensor/grace.h"
 #include "util/clock.h"
+#include "util/memory.h"
 
 namespace vfsguard::daemon {
 
@@ -331,7 +330,7 @@ void Governor::settle(std::shared_ptr<Version> version) {
   version->tables.automaton = {};
   now_ = std::move(version);
   refusing_ = now_;
-  malloc_trim(0);
+  util::give_back_memory();
 }
 
 // Decides from here on; what it replaced is still told of by its names.

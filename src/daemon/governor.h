@@ -29,10 +29,10 @@ struct PolicySource {
   std::string protected_file;  // policy/secrets.h
   bool enforce = true;         // else rules that deny or kill are only recorded
   enforce::Mechanism mechanism = enforce::Mechanism::kAuto;
-  std::string detection;              // configuration of detection; empty: none
-  std::vector<std::string> rules;     // of detection, beside those that it names
-  bool keep_going = false;            // leave out rules of detection that are refused
-  policy::Watched always;             // what is to be recorded in any case
+  std::string detection;           // configuration of detection; empty: none
+  std::vector<std::string> rules;  // of detection, beside those that it names
+  bool keep_going = false;         // leave out rules of detection that are refused
+  policy::Watched always;          // what is to be recorded in any case
   // Asked with the policy, before anything is loaded; an error ends the start.
   std::function<util::Result<void>(const policy::Policy&)> before_loading;
   std::string pins = enforce::kPins;  // where enforcement stands that is to outlive the agent, of this one and of the one before

@@ -35,6 +35,7 @@
 #include "output/sink.h"
 #include "util/clock.h"
 #include "util/fd.h"
+#include "util/memory.h"
 #include "util/sha256.h"
 #include "version.h"
 
@@ -68,8 +69,7 @@ int milliseconds_until(std::uint64_t due_ns) {
 class Pipeline {
  public:
   Pipeline(Options options, output::Sink sink, Formatter formatter)
-      : options_(std::move(options)), sink_(std::move(sink)), formatter_(std::move(formatter)), processes_([this] { sensor_->describe_again(); }) {
-  }
+      : options_(std::move(options)), sink_(std::move(sink)), formatter_(std::move(formatter)), processes_([this] { sensor_->describe_again(); }) {}
 
   util::Result<void> run();
   // It ended because of what it found about itself.
@@ -457,7 +457,8 @@ util::Result<void> Pipeline::drop_capabilities(bool last) {
     return {};
   }
   const bool marks = options_.governor && options_.governor->source().mechanism == enforce::Mechanism::kFanotify;
-  return guard::drop_capabilities({.starting = !last, .marks = marks, .owners = !last && options_.control && options_.control->group});
+  const bool admin = marks || (last && sensor_->needs_admin());
+  return guard::drop_capabilities({.starting = !last, .admin = admin, .owners = !last && options_.control && options_.control->group});
 }
 
 util::Result<void> Pipeline::loop() {
@@ -876,10 +877,9 @@ util::Result<void> Pipeline::listen() {
     return {};
   }
   auto server = control::Server::open(options_.control->path, options_.control->group, [this](std::string_view request) {
-    std::string reply =
-        answer(request, {*options_.governor, [this] { return recorder(); },
-                         [this](std::string_view what, const util::Result<void>& done) { after_change(what, done); }, [this] { return reload(); },
-                         [this] { return status(); }});
+    std::string reply = answer(request, {*options_.governor, [this] { return recorder(); },
+                                         [this](std::string_view what, const util::Result<void>& done) { after_change(what, done); },
+                                         [this] { return reload(); }, [this] { return status(); }});
     return reply;
   });
   if (server) {
@@ -1013,6 +1013,7 @@ util::Result<void> Pipeline::run() {
   utsname kernel{};
   uname(&kernel);
   fmt::print(stderr, "ready hook={} kernel={} pid={}\n", event::hook_name(static_cast<unsigned>(sensor_->hook())), kernel.release, getpid());
+  util::give_back_memory();
   manager_.ready();
   auto looped = loop();
   if (!looped && looped.error().code == EPIPE) {

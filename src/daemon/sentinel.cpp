@@ -45,7 +45,9 @@ std::optional<std::uint32_t> memory_of(const std::string& path) {
   return error == std::errc{} && (rest == "/mem" || rest.starts_with("/task/")) ? std::optional(pid) : std::nullopt;
 }
 
-bool is_my_thread(std::uint32_t tid) { return tid == static_cast<std::uint32_t>(getpid()) || access(fmt::format("/proc/self/task/{}", tid).c_str(), F_OK) == 0; }
+bool is_my_thread(std::uint32_t tid) {
+  return tid == static_cast<std::uint32_t>(getpid()) || access(fmt::format("/proc/self/task/{}", tid).c_str(), F_OK) == 0;
+}
 
 }  // namespace
 
@@ -67,7 +69,7 @@ util::Result<void> Sentinel::look_around(const policy::Guard& policy) {
 }
 
 Sentinel::Sentinel(Governor& governor, const std::optional<sensor::Sensor>& sensor, Tell tell) : governor_(governor), sensor_(sensor), tell_(std::move(tell)) {
-  struct stat status {};
+  struct stat status{};
   my_pid_ns_ = stat("/proc/self/ns/pid", &status) == 0 ? static_cast<std::uint32_t>(status.st_ino) : 0;
   apply_policy();
 }
@@ -187,7 +189,8 @@ void Sentinel::check_sight() {
     return;
   }
   blind_ = blind;
-  tell_difference({.what = "sight", .expected = "an open of the agent's own is seen", .found = blind ? "it is not" : "it is", .upgrade = false, .restored = !blind});
+  tell_difference(
+      {.what = "sight", .expected = "an open of the agent's own is seen", .found = blind ? "it is not" : "it is", .upgrade = false, .restored = !blind});
 }
 
 void Sentinel::tell_difference(const guard::Difference& d) {
@@ -279,7 +282,8 @@ void Sentinel::tell_held_off() {
       continue;
     }
     const bool agent = held.target_pid == static_cast<std::uint32_t>(getpid());
-    const std::string target = agent ? "the agent" : fmt::format("{} (pid {})", std::string(held.target_comm, strnlen(held.target_comm, sizeof held.target_comm)), held.target_pid);
+    const std::string target =
+        agent ? "the agent" : fmt::format("{} (pid {})", std::string(held.target_comm, strnlen(held.target_comm, sizeof held.target_comm)), held.target_pid);
     event::Notice notice{.operation = "debugger",
                          .severity = agent ? "high" : "medium",
                          .message = fmt::format("{} was kept from {}", name_of(who), target),

@@ -101,7 +101,7 @@ void BpfEnforcer::choose_programs(const sensor::KernelFacts& facts) {
 }
 
 util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const Heritage* before) {
-  skeleton_.reset(enforce_bpf__open_opts(sensor::open_options()));
+  skeleton_.reset(enforce_bpf__open());
   if (!skeleton_) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }

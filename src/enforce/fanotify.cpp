@@ -23,7 +23,6 @@
 #include "enforce/hooks.h"
 #include "enforce/names.h"
 #include "enrich/caller.h"
-#include "sensor/kernel_facts.h"
 #include "policy/trial.h"
 #include "util/mountinfo.h"
 
@@ -88,7 +87,7 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   e.stop_.reset(eventfd(0, EFD_CLOEXEC));
   e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   // The maps by which refusals reach the programs that write events.
-  e.skeleton_.reset(enforce_bpf__open_opts(sensor::open_options()));
+  e.skeleton_.reset(enforce_bpf__open());
   if (!e.skeleton_) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }

@@ -122,8 +122,8 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
   }
   sensor::keep_libbpf_words();
   auto state = std::make_unique<State>();
-  state->skeleton.reset(self_protect_bpf__open_opts(sensor::open_options()));
-  if (!state->skeleton || self_protect_bpf__load(state->skeleton.get()) != 0) {
+  state->skeleton.reset(self_protect_bpf__open_and_load());
+  if (!state->skeleton) {
     return util::fail_errno(EX_UNAVAILABLE, "this kernel does not load LSM programs");
   }
   LIBBPF_OPTS(bpf_test_run_opts, run);
@@ -174,7 +174,7 @@ void PtraceGuard::set(const policy::Guard& policy) {
   }
   std::uint32_t exes = 0;
   for (const std::string& path : policy.exempt_exes) {
-    struct stat status {};
+    struct stat status{};
     if (stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
       missing_.push_back(path);
     } else if (exes < VG_EXEMPT_MAX) {
@@ -184,9 +184,10 @@ void PtraceGuard::set(const policy::Guard& policy) {
   }
   std::atomic_ref(bss.exempt_uid_count).store(uids);
   std::atomic_ref(bss.exempt_exe_count).store(exes);
-  std::atomic_ref(bss.forbids).store(policy.forbid == policy::Guard::Forbid::kAll     ? VG_FORBID_ALL
-                                     : policy.forbid == policy::Guard::Forbid::kAgent ? VG_FORBID_AGENT
-                                                                                      : 0u);
+  std::atomic_ref(bss.forbids)
+      .store(policy.forbid == policy::Guard::Forbid::kAll     ? VG_FORBID_ALL
+             : policy.forbid == policy::Guard::Forbid::kAgent ? VG_FORBID_AGENT
+                                                              : 0u);
 }
 
 std::vector<vg_held_off> PtraceGuard::take() {

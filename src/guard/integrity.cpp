@@ -122,7 +122,9 @@ std::string executable_verity() {
   if (ioctl(fd.get(), FS_IOC_MEASURE_VERITY, digest) != 0) {
     return {};
   }
-  std::string text = digest->digest_algorithm == FS_VERITY_HASH_ALG_SHA256 ? "sha256:" : digest->digest_algorithm == FS_VERITY_HASH_ALG_SHA512 ? "sha512:" : "?:";
+  std::string text = digest->digest_algorithm == FS_VERITY_HASH_ALG_SHA256   ? "sha256:"
+                     : digest->digest_algorithm == FS_VERITY_HASH_ALG_SHA512 ? "sha512:"
+                                                                             : "?:";
   for (std::size_t i = 0; i < digest->digest_size; ++i) {
     text += fmt::format("{:02x}", std::to_integer<unsigned>(memory[sizeof(fsverity_digest) + i]));
   }
@@ -136,11 +138,10 @@ void add_executable(Facts& facts) {
   }
   facts[std::string(kRunning)] = running;
   static const std::string path = executable_path();  // by which it was started; what lies there later may be another file
-  struct stat status {};
-  facts[std::string(kExecutable) + path] =
-      stat(path.c_str(), &status) != 0
-          ? std::string(errno == ENOENT ? kAbsent : "cannot be looked at: " + util::errno_text(errno))
-          : fmt::format("{}:{} {} {}", major(status.st_dev), minor(status.st_dev), status.st_ino, digest_or_why(path));
+  struct stat status{};
+  facts[std::string(kExecutable) + path] = stat(path.c_str(), &status) != 0
+                                               ? std::string(errno == ENOENT ? kAbsent : "cannot be looked at: " + util::errno_text(errno))
+                                               : fmt::format("{}:{} {} {}", major(status.st_dev), minor(status.st_dev), status.st_ino, digest_or_why(path));
   add_maps(facts);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "guard/sandbox.h"
 
+#include <linux/bpf.h>
 #include <sys/capability.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -31,37 +32,39 @@ struct FilterDeleter {
 // By what they are for. A name that this libseccomp does not know is none that its kernels have.
 constexpr const char* kCalls[] = {
     // files: policies, rules, what protects and what was protected, /proc, the output
-    "open", "openat", "openat2", "creat", "close", "close_range", "read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "stat", "fstat", "lstat", "newfstatat",
-    "statx", "statfs", "fstatfs", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "mkdir", "mkdirat", "rmdir", "unlink",
-    "unlinkat", "rename", "renameat", "renameat2", "fsync", "fdatasync", "ftruncate", "fchmod", "chmod", "fchown", "chown", "umask", "fcntl", "flock", "ioctl", "dup", "dup2",
-    "dup3", "pipe2", "fadvise64", "getxattr", "lgetxattr",
+    "open", "openat", "openat2", "creat", "close", "close_range", "read", "write", "readv", "writev", "pread64", "pwrite64", "lseek", "stat", "fstat", "lstat",
+    "newfstatat", "statx", "statfs", "fstatfs", "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents", "getdents64", "getcwd", "mkdir",
+    "mkdirat", "rmdir", "unlink", "unlinkat", "rename", "renameat", "renameat2", "fsync", "fdatasync", "ftruncate", "fchmod", "chmod", "fchown", "chown",
+    "umask", "fcntl", "flock", "ioctl", "dup", "dup2", "dup3", "pipe2", "fadvise64", "getxattr", "lgetxattr",
     // memory
     "brk", "munmap", "mremap", "madvise", "msync", "mlock", "mincore", "membarrier",
     // threads, and the child that tries the ptrace guard
-    "clone", "clone3", "fork", "vfork", "wait4", "waitid", "exit", "exit_group", "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address", "sched_yield",
-    "sched_getaffinity", "gettid", "getpid", "getppid", "process_vm_readv",
+    "clone", "clone3", "fork", "vfork", "wait4", "waitid", "exit", "exit_group", "futex", "set_robust_list", "get_robust_list", "rseq", "set_tid_address",
+    "sched_yield", "sched_getaffinity", "gettid", "getpid", "getppid", "process_vm_readv",
     // time and waiting
-    "clock_gettime", "clock_getres", "gettimeofday", "time", "clock_nanosleep", "nanosleep", "timerfd_create", "timerfd_settime", "timerfd_gettime", "poll", "ppoll", "select",
-    "pselect6", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "restart_syscall",
+    "clock_gettime", "clock_getres", "gettimeofday", "time", "clock_nanosleep", "nanosleep", "timerfd_create", "timerfd_settime", "timerfd_gettime", "poll",
+    "ppoll", "select", "pselect6", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd2", "restart_syscall",
     // signals, and ending a process
     "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigtimedwait", "sigaltstack", "signalfd4", "tgkill", "kill", "pidfd_open", "pidfd_send_signal",
     // the control socket, the service manager, users' names
-    "bind", "listen", "accept4", "connect", "sendto", "sendmsg", "recvfrom", "recvmsg", "getsockopt", "setsockopt", "getsockname", "getpeername", "shutdown", "sendmmsg",
+    "bind", "listen", "accept4", "connect", "sendto", "sendmsg", "recvfrom", "recvmsg", "getsockopt", "setsockopt", "getsockname", "getpeername", "shutdown",
+    "sendmmsg",
     // the kernel's side
-    "bpf", "perf_event_open", "fanotify_init", "fanotify_mark", "name_to_handle_at", "open_by_handle_at",
+    "perf_event_open", "fanotify_init", "fanotify_mark", "name_to_handle_at", "open_by_handle_at",
     // who am I, on what
-    "getuid", "geteuid", "getgid", "getegid", "getgroups", "getresuid", "getresgid", "capget", "uname", "sysinfo", "getrlimit", "prlimit64", "getrusage", "getrandom", "getcpu",
-    "arch_prctl", "prctl", "seccomp"};
+    "getuid", "geteuid", "getgid", "getegid", "getgroups", "getresuid", "getresgid", "capget", "uname", "sysinfo", "getrlimit", "prlimit64", "getrusage",
+    "getrandom", "getcpu", "arch_prctl", "prctl", "seccomp"};
 
 // Nobody means well who makes the agent do this.
-constexpr const char* kFatal[] = {"execve", "execveat", "ptrace", "process_vm_writev", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot",
-                                  "pivot_root", "mount", "umount2", "setns", "unshare"};
+constexpr const char* kFatal[] = {"execve",     "execveat",        "ptrace", "process_vm_writev", "init_module", "finit_module", "delete_module",
+                                  "kexec_load", "kexec_file_load", "reboot", "pivot_root",        "mount",       "umount2",      "setns",
+                                  "unshare"};
 
 }  // namespace
 
 util::Result<void> drop_capabilities(const Needed& needed) {
   std::vector<cap_value_t> keep{CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_SYSLOG, kPerfmon, kBpf};
-  if (needed.starting || needed.marks) {
+  if (needed.starting || needed.admin) {
     keep.push_back(CAP_SYS_ADMIN);
   }
   if (needed.starting) {
@@ -110,9 +113,9 @@ util::Result<void> restrict_calls() {
       code = seccomp_rule_add_exact_array(filter.get(), action, call, 0, nullptr);
     }
   };
-  const auto add_if = [&](int call, const scmp_arg_cmp& condition) {
+  const auto add_if = [&](int call, const scmp_arg_cmp& condition, std::uint32_t action = SCMP_ACT_ALLOW) {
     if (code == 0) {
-      code = seccomp_rule_add_exact_array(filter.get(), SCMP_ACT_ALLOW, call, 1, &condition);
+      code = seccomp_rule_add_exact_array(filter.get(), action, call, 1, &condition);
     }
   };
   for (const char* name : kCalls) {
@@ -127,6 +130,10 @@ util::Result<void> restrict_calls() {
     add_if(SCMP_SYS(mmap), SCMP_A2(SCMP_CMP_MASKED_EQ, kBoth, protection));
   }
   add_if(SCMP_SYS(mprotect), SCMP_A2(SCMP_CMP_MASKED_EQ, scmp_datum_t{PROT_EXEC}, scmp_datum_t{0}));
+  // libbpf (1.1) looks for modules with types of their own, by a command that asks for CAP_SYS_ADMIN, and gives up when that is refused (load_module_btfs).
+  // None is needed; it is told that there are none.
+  add_if(SCMP_SYS(bpf), SCMP_A0(SCMP_CMP_EQ, scmp_datum_t{BPF_BTF_GET_NEXT_ID}), SCMP_ACT_ERRNO(ENOENT));
+  add_if(SCMP_SYS(bpf), SCMP_A0(SCMP_CMP_NE, scmp_datum_t{BPF_BTF_GET_NEXT_ID}));
   add_if(SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, scmp_datum_t{AF_UNIX}));
   add_if(SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, scmp_datum_t{AF_NETLINK}));
   if (code == 0) {

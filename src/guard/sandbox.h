@@ -11,7 +11,7 @@ namespace vfsguard::guard {
 // DAC_READ_SEARCH), ending them (KILL).
 struct Needed {
   bool starting = false;  // and the start (SYS_ADMIN), with the right to drop more (SETPCAP)
-  bool marks = false;     // and fanotify (SYS_ADMIN)
+  bool admin = false;     // and fanotify, or perf events where kernel.perf_event_paranoid asks for it (SYS_ADMIN)
   bool owners = false;    // and giving the control socket to a group (CHOWN)
 };
 // All others go, from the bounding set too, and no execve can bring any back. Of the calling thread, and those that it starts from then on.

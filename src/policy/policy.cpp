@@ -93,7 +93,8 @@ class Reader {
     Policy policy;
     policy.file = file_;
     policy.files.push_back(file_);
-    static constexpr std::array<std::string_view, 9> kKeys{"version", "mode", "persist", "include", "forbid_ptrace", "debugger", "integrity", "secrets", "rules"};
+    static constexpr std::array<std::string_view, 9> kKeys{"version",  "mode",      "persist", "include", "forbid_ptrace",
+                                                           "debugger", "integrity", "secrets", "rules"};
     if (auto ok = only_keys(root, "a policy", kKeys); !ok) {
       return util::pass_on(ok.error());
     }

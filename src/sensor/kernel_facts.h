@@ -7,8 +7,6 @@
 
 #include "util/result.h"
 
-struct bpf_object_open_opts;
-
 namespace vfsguard::sensor {
 
 // What decides which programs fit this kernel; features, never version numbers.
@@ -34,9 +32,6 @@ bool lsm_programs_load(const KernelFacts& facts);
 
 // EX_NOPERM where this process may load nothing.
 util::Result<void> may_load();
-
-// How to open an object. Without CAP_SYS_ADMIN libbpf (1.1) fails over the list of modules that it may not see, unless it is told where the kernel's types are.
-const bpf_object_open_opts* open_options();
 
 // From here on libbpf's warnings are kept instead of printed; why() is the one line of them, and of the verifier's, that says why.
 void keep_libbpf_words();

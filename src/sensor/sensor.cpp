@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <optional>
@@ -28,6 +29,7 @@
 #include "sensor/kernel_facts.h"
 #include "sensor/kprobe_events.h"
 #include "util/fd.h"
+#include "util/read_file.h"
 #include "vfsguard.skel.h"
 
 namespace vfsguard::sensor {
@@ -71,14 +73,6 @@ std::string why() {
     }
   }
   return best;
-}
-
-const bpf_object_open_opts* open_options() {
-  static bpf_object_open_opts given{};
-  given.sz = sizeof given;
-  __u32 id = 0;
-  given.btf_custom_path = bpf_btf_get_next_id(0, &id) != 0 && errno == EPERM ? "/sys/kernel/btf/vmlinux" : nullptr;
-  return &given;
 }
 
 void keep_libbpf_words() {
@@ -618,7 +612,7 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   state->handler = std::move(handler);
   state->hook = options.hook;
   state->facts = facts;
-  state->skeleton.reset(vfsguard_bpf__open_opts(open_options()));
+  state->skeleton.reset(vfsguard_bpf__open());
   if (!state->skeleton) {
     return util::fail(EX_SOFTWARE, fmt::format("cannot open the BPF object: {}", why()));
   }
@@ -791,13 +785,20 @@ void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(
 
 Hook Sensor::hook() const { return state_->hook; }
 
+bool Sensor::needs_admin() const {
+  const std::string paranoid = util::read_file("/proc/sys/kernel/perf_event_paranoid").value_or("0");
+  return !state_->facts.fprobe && kprobes_usable(state_->facts) && std::atoi(paranoid.c_str()) > 2;
+}
+
 bool Sensor::sees() const {
   if ((operations() >> VG_OP_OPEN & 1) == 0) {
     return true;
   }
   const std::atomic_ref calls(state_->skeleton->bss->own_calls);
   const std::uint64_t before = calls.load();
-  { const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC)); }
+  {
+    const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  }
   return calls.load() != before;
 }
 

@@ -121,6 +121,9 @@ class Sensor {
   [[nodiscard]] std::uint64_t names_only() const;
   // Makes a call that is followed, and says whether the programs were called; true where nothing is followed that can be tried.
   [[nodiscard]] bool sees() const;
+  // Whether a reload may need CAP_SYS_ADMIN: kprobes by perf events (no CONFIG_FPROBE), and kernel.perf_event_paranoid above 2, which Debian has, and which
+  // does not go by CAP_PERFMON.
+  [[nodiscard]] bool needs_admin() const;
   // What of it is in the kernel now.
   [[nodiscard]] Inventory inventory() const;
   [[nodiscard]] Counters counters() const;

@@ -2983,11 +2983,14 @@ def once_test_what_is_given_away(d):
     """Capabilities and system calls that are not needed after the start; what comes later works nevertheless, and --sandbox off keeps them."""
     t = guarded(d)
     status = status_of(t.process.pid)
-    check([int(status[k], 16) for k in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")] == [KEPT, KEPT, KEPT, 0, 0] and status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", status)
+    # Kprobes by perf events ask for it on Debian's kernels (docs/guard.md).
+    kept = KEPT | (ADMIN if ARGS.kernel == "debian-6.1" else 0)
+    check([int(status[k], 16) for k in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")] == [kept, kept, kept, 0, 0] and status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", status)
     # Later: another policy with more operations (other programs are loaded), rules, a protected file, users' names, processes of others.
     write_file(f"{d}/rule.yml", sigma("some", "file_access", f"TargetFilename: {d}/x"))
     write_rules(d, f"  - {{ name: more, paths: '{d}/**', operations: [open, create, rename, unlink, chmod, read, write, exec, mmap] }}\n")
-    check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+    reply = ask(d, b'{"command":"reload"}')
+    check(reply["ok"], reply)
     touch(f"{d}/y", 0o666)
     run_as(["cat", f"{d}/y"], uid=1234)
     os.rename(f"{d}/y", f"{d}/z")

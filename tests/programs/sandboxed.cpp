@@ -42,8 +42,7 @@ const std::pair<const char*, std::function<int()>> kTries[] = {
        void* const memory = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
        return result(mprotect(memory, 4096, PROT_READ | PROT_EXEC));
      }},
-    {"mmap_write_exec",
-     [] { return mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? errno : 0; }},
+    {"mmap_write_exec", [] { return mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? errno : 0; }},
     {"keyctl", [] { return result(syscall(SYS_keyctl, -1, 0, 0, 0, 0)); }},
     {"userfaultfd", [] { return result(syscall(SYS_userfaultfd, ~0)); }},
     {"io_uring_setup", [] { return result(syscall(SYS_io_uring_setup, 0, nullptr)); }},
