@@ -147,7 +147,7 @@ void add_executable(Facts& facts) {
 
 void add_files(Facts& facts, const std::string& role, const std::vector<std::string>& files) {
   for (const std::string& file : files) {
-    facts[role + " " + file] = digest_or_why(file);
+    facts[fmt::format("{} {}", role, file)] = digest_or_why(file);
   }
 }
 

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -786,8 +787,10 @@ void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(
 Hook Sensor::hook() const { return state_->hook; }
 
 bool Sensor::needs_admin() const {
-  const std::string paranoid = util::read_file("/proc/sys/kernel/perf_event_paranoid").value_or("0");
-  return !state_->facts.fprobe && kprobes_usable(state_->facts) && std::atoi(paranoid.c_str()) > 2;
+  const std::string text = util::read_file("/proc/sys/kernel/perf_event_paranoid").value_or("");
+  int paranoid = 0;
+  std::from_chars(text.data(), text.data() + text.size(), paranoid);
+  return !state_->facts.fprobe && kprobes_usable(state_->facts) && paranoid > 2;
 }
 
 bool Sensor::sees() const {

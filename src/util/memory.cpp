@@ -27,6 +27,7 @@ void give_back_memory() {
     if (line.starts_with(kOwn)) {
       const std::size_t digit = line.find_first_not_of(' ', kOwn.size());
       if (begin != 0 && digit != std::string_view::npos && line.substr(digit) == "0 kB") {
+        // NOLINTNEXTLINE(performance-no-int-to-ptr): the kernel says it as a number
         (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
       }
       begin = 0;
