@@ -14,6 +14,7 @@ struct Function {
   unsigned call;
   const char* native;  // behind __x64_sys_; null: no such call
   const char* compat;  // behind __ia32_compat_sys_ or __ia32_sys_
+  bool same = false;   // the second of these, although the first is there: left over in kernel/sys_ni.c, in no table of calls
 };
 
 constexpr Function kFunctions[] = {
@@ -104,8 +105,8 @@ constexpr Function kFunctions[] = {
     {VG_CALL_BIND, "bind", "bind"},
     {VG_CALL_SOCKETCALL, nullptr, "socketcall"},
     {VG_CALL_PTRACE, "ptrace", "ptrace"},
-    {VG_CALL_PROCESS_VM_READV, "process_vm_readv", "process_vm_readv"},
-    {VG_CALL_PROCESS_VM_WRITEV, "process_vm_writev", "process_vm_writev"},
+    {VG_CALL_PROCESS_VM_READV, "process_vm_readv", "process_vm_readv", true},
+    {VG_CALL_PROCESS_VM_WRITEV, "process_vm_writev", "process_vm_writev", true},
     {VG_CALL_PIDFD_GETFD, "pidfd_getfd", "pidfd_getfd"},
     {VG_CALL_BPF, "bpf", "bpf"},
     {VG_CALL_KILL, "kill", "kill"},
@@ -193,7 +194,12 @@ std::vector<Probe> call_probes(std::uint64_t operations, const HasFunction& has)
     if (f.compat == nullptr) {
       continue;
     }
-    add({std::string("__ia32_compat_sys_") + f.compat, std::string("__ia32_sys_") + f.compat}, f.call, VG_VIA_COMPAT32);
+    const std::string same = std::string("__ia32_sys_") + f.compat;
+    if (f.same) {
+      add({same}, f.call, VG_VIA_COMPAT32);
+    } else {
+      add({std::string("__ia32_compat_sys_") + f.compat, same}, f.call, VG_VIA_COMPAT32);
+    }
   }
   return probes;
 }
