@@ -20,8 +20,7 @@ __u32 exempt_uids[VG_EXEMPT_MAX] = {};
 __u32 exempt_uid_count = 0;
 struct vg_exempt_exe exempt_exes[VG_EXEMPT_MAX] = {};
 __u32 exempt_exe_count = 0;
-__u64 refused = 0;
-__u64 untold = 0; /* of these, for want of room in the ring */
+__u64 untold = 0; /* refused, without room in the ring to say so */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -72,13 +71,11 @@ static int refuse(struct task_struct *tracer, struct task_struct *target, __u32 
 	/* The agent looks at others as it must; from the agent itself nobody is exempt. */
 	if (is_agent(tracer) || (!is_agent(target) && is_exempt(tracer)))
 		return 0;
-	__sync_fetch_and_add(&refused, 1);
 	record = bpf_ringbuf_reserve(&held_off, sizeof(*record), 0);
 	if (!record) {
 		__sync_fetch_and_add(&untold, 1);
 		return -EPERM;
 	}
-	record->time_ns = bpf_ktime_get_boot_ns();
 	record->start_ns = tracer->group_leader->start_boottime;
 	record->pid = tracer->tgid;
 	record->uid = tracer->real_cred->uid.val;

@@ -19,7 +19,6 @@ struct vg_exempt_exe {
 
 /* What was refused. */
 struct vg_held_off {
-	vg_u64 time_ns;  /* CLOCK_BOOTTIME */
 	vg_u64 start_ns; /* when who asked was started, as struct vg_process has it */
 	vg_u32 pid;      /* who asked: in the first pid namespace */
 	vg_u32 uid;

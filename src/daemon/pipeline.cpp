@@ -877,10 +877,9 @@ util::Result<void> Pipeline::listen() {
     return {};
   }
   auto server = control::Server::open(options_.control->path, options_.control->group, [this](std::string_view request) {
-    std::string reply = answer(request, {*options_.governor, [this] { return recorder(); },
-                                         [this](std::string_view what, const util::Result<void>& done) { after_change(what, done); },
-                                         [this] { return reload(); }, [this] { return status(); }});
-    return reply;
+    return answer(request, {*options_.governor, [this] { return recorder(); },
+                            [this](std::string_view what, const util::Result<void>& done) { after_change(what, done); }, [this] { return reload(); },
+                            [this] { return status(); }});
   });
   if (server) {
     server_.emplace(std::move(*server));

@@ -33,6 +33,20 @@ std::string_view reaction_name(policy::Guard::OnDifference reaction) {
 
 std::string name_of(const guard::Tracer& who) { return fmt::format("{} (pid {}, uid {})", who.exe.empty() ? who.comm : who.exe, who.pid, who.uid); }
 
+// The kernel's fixed-size names; they end at a NUL or at their end.
+template <std::size_t kSize>
+std::string text_of(const char (&name)[kSize]) {
+  return {name, strnlen(name, kSize)};
+}
+
+void add_tracer(event::Notice& notice, const guard::Tracer& who) {
+  notice.fields.insert(notice.fields.end(),
+                       {{"tracer_pid", std::to_string(who.pid)}, {"tracer_uid", std::to_string(who.uid)}, {"tracer_comm", json_string(who.comm)}});
+  if (!who.exe.empty()) {
+    notice.fields.emplace_back("tracer_exe", json_string(who.exe));
+  }
+}
+
 // The pid in "/proc/PID/mem" or "/proc/PID/task/TID/mem".
 std::optional<std::uint32_t> memory_of(const std::string& path) {
   constexpr std::string_view kProc = "/proc/";
@@ -105,11 +119,12 @@ void Sentinel::begin() {
   passwd* found = nullptr;
   (void)getpwuid_r(static_cast<uid_t>(-2), &entry, memory.data(), memory.size(), &found);
 
-  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
-  debuggers_due_ns_ = now;
+  debuggers_due_ns_ = util::clock_ns(CLOCK_MONOTONIC);
   integrity_.expect(facts());
-  changed();
+  set_due();
 }
+
+void Sentinel::set_due() { integrity_due_ns_ = policy().integrity_seconds == 0 ? 0 : util::clock_ns(CLOCK_MONOTONIC) + policy().integrity_seconds * kSecond; }
 
 guard::Facts Sentinel::facts() const {
   guard::Facts facts;
@@ -143,7 +158,7 @@ void Sentinel::changed() {
   add_file_facts(now);
   add_kernel_facts(now);
   integrity_.expect(now, {"policy", "rules", "program", "link", "map", "tables"});
-  integrity_due_ns_ = policy().integrity_seconds == 0 ? 0 : util::clock_ns(CLOCK_MONOTONIC) + policy().integrity_seconds * kSecond;
+  set_due();
 }
 
 int Sentinel::due_in_ms() const {
@@ -251,7 +266,7 @@ void Sentinel::look(const event::Operation& operation) {
   if (target == 0 || (e.pid_ns != 0 && my_pid_ns_ != 0 && e.pid_ns != my_pid_ns_) || !is_my_thread(target)) {
     return;
   }
-  guard::Tracer who{.pid = e.pid, .uid = e.uid, .start_ns = e.start_ns, .comm = std::string(e.comm, strnlen(e.comm, sizeof e.comm))};
+  guard::Tracer who{.pid = e.pid, .uid = e.uid, .start_ns = e.start_ns, .comm = text_of(e.comm)};
   if (operation.process && operation.process->exe) {
     who.exe = *operation.process->exe;
   }
@@ -271,19 +286,18 @@ void Sentinel::look_for_tracers() {
 void Sentinel::tell_held_off() {
   for (const vg_held_off& held : ptrace_->take()) {
     guard::Tracer who = guard::describe(held.pid);
-    if (who.start_ns / 10'000'000u != held.start_ns / 10'000'000u) {
+    if (!enrich::is_running(held.pid, held.start_ns)) {
       who.exe.clear();  // it has ended, and its number may be another's
     }
     who.uid = held.uid;
     who.start_ns = held.start_ns;
-    who.comm = std::string(held.comm, strnlen(held.comm, sizeof held.comm));
+    who.comm = text_of(held.comm);
     ++attempts_;
     if (!is_news(who, fmt::format("of {}", held.target_pid))) {
       continue;
     }
     const bool agent = held.target_pid == static_cast<std::uint32_t>(getpid());
-    const std::string target =
-        agent ? "the agent" : fmt::format("{} (pid {})", std::string(held.target_comm, strnlen(held.target_comm, sizeof held.target_comm)), held.target_pid);
+    const std::string target = agent ? "the agent" : fmt::format("{} (pid {})", text_of(held.target_comm), held.target_pid);
     event::Notice notice{.operation = "debugger",
                          .severity = agent ? "high" : "medium",
                          .message = fmt::format("{} was kept from {}", name_of(who), target),
@@ -291,13 +305,8 @@ void Sentinel::tell_held_off() {
                                     {"enforced", "true"},
                                     {"mechanism", "\"lsm\""},
                                     {"how", held.mode == 0 ? "\"ptrace_traceme\"" : "\"ptrace_access_check\""},
-                                    {"tracer_pid", std::to_string(who.pid)},
-                                    {"tracer_uid", std::to_string(who.uid)},
-                                    {"tracer_comm", json_string(who.comm)},
                                     {"target_pid", std::to_string(held.target_pid)}}};
-    if (!who.exe.empty()) {
-      notice.fields.emplace_back("tracer_exe", json_string(who.exe));
-    }
+    add_tracer(notice, who);
     tell_(std::move(notice));
     if (agent) {
       react(who);
@@ -318,14 +327,8 @@ void Sentinel::found(const guard::Tracer& who, std::string_view how, std::string
     return;
   }
   event::Notice notice{.operation = "debugger", .severity = "high", .message = std::move(message), .fields = std::move(more)};
-  notice.fields.insert(notice.fields.end(), {{"enforced", "false"},
-                                             {"how", json_string(how)},
-                                             {"tracer_pid", std::to_string(who.pid)},
-                                             {"tracer_uid", std::to_string(who.uid)},
-                                             {"tracer_comm", json_string(who.comm)}});
-  if (!who.exe.empty()) {
-    notice.fields.emplace_back("tracer_exe", json_string(who.exe));
-  }
+  notice.fields.insert(notice.fields.end(), {{"enforced", "false"}, {"how", json_string(how)}});
+  add_tracer(notice, who);
   fmt::print(stderr, "warning: {}\n", notice.message);
   tell_(std::move(notice));
   react(who);

@@ -58,6 +58,7 @@ class Sentinel {
   void add_kernel_facts(guard::Facts& facts) const;
   void add_file_facts(guard::Facts& facts) const;
   void apply_policy();
+  void set_due();
   void check();
   void check_sight();
   void tell_difference(const guard::Difference& difference);

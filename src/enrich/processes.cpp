@@ -38,12 +38,18 @@ std::optional<std::uint64_t> start_ticks(std::uint32_t pid) {
   return ticks;
 }
 
+std::uint64_t ns_per_tick() { return 1'000'000'000u / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK)); }
+
 }  // namespace
 
-bool is_running(std::uint32_t pid, std::uint64_t start_ns) {
-  const std::uint64_t ns_per_tick = 1'000'000'000u / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK));
+std::optional<std::uint64_t> start_of(std::uint32_t pid) {
   const auto ticks = start_ticks(pid);
-  return ticks && *ticks == start_ns / ns_per_tick;
+  return ticks ? std::optional(*ticks * ns_per_tick()) : std::nullopt;
+}
+
+bool is_running(std::uint32_t pid, std::uint64_t start_ns) {
+  const auto ticks = start_ticks(pid);
+  return ticks && *ticks == start_ns / ns_per_tick();
 }
 
 util::Result<void> end_process(std::uint32_t pid, std::uint64_t start_ns) {

@@ -22,6 +22,8 @@ namespace vfsguard::enrich {
 inline constexpr std::size_t kMaxProcesses = 16384;
 inline constexpr std::size_t kMaxRemembered = 8192;
 
+// When the process of that number began, to a clock tick (10 ms), as vg_process.start_ns; none: there is none.
+std::optional<std::uint64_t> start_of(std::uint32_t pid);
 // Whether the process of that number is still the one that began then.
 bool is_running(std::uint32_t pid, std::uint64_t start_ns);
 // Kills that process and no later one of its number; never this one or the first. Otherwise why not.

@@ -17,6 +17,7 @@
 
 #include <fmt/format.h>
 
+#include "enrich/processes.h"
 #include "self_protect.skel.h"
 #include "sensor/kernel_facts.h"
 #include "util/read_file.h"
@@ -50,17 +51,7 @@ Tracer describe(std::uint32_t pid) {
   }
   std::error_code error;
   tracer.exe = std::filesystem::read_symlink(base + "/exe", error).string();
-  // Field 22 of stat, in ticks of the boot clock; the second field may hold anything but ends at the last ')'.
-  const std::string stat = util::read_file(base + "/stat").value_or("");
-  std::size_t at = stat.rfind(')');
-  for (int field = 2; field < 22 && at != std::string::npos; ++field) {
-    at = stat.find(' ', at + 1);
-  }
-  if (at != std::string::npos) {
-    std::uint64_t ticks = 0;
-    std::from_chars(stat.data() + at + 1, stat.data() + stat.size(), ticks);
-    tracer.start_ns = ticks * (1'000'000'000u / static_cast<std::uint64_t>(sysconf(_SC_CLK_TCK)));
-  }
+  tracer.start_ns = enrich::start_of(pid).value_or(0);
   return tracer;
 }
 
@@ -157,7 +148,6 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
     return util::fail_errno(EX_OSERR, "cannot map the ring of refusals");
   }
   (void)guard.take();  // the trial's
-  std::atomic_ref(skeleton.bss->refused).store(0);
   return guard;
 }
 
@@ -195,7 +185,6 @@ std::vector<vg_held_off> PtraceGuard::take() {
   return std::exchange(state_->taken, {});
 }
 
-std::uint64_t PtraceGuard::refused() const { return std::atomic_ref(state_->skeleton->bss->refused).load(); }
 std::uint64_t PtraceGuard::untold() const { return std::atomic_ref(state_->skeleton->bss->untold).load(); }
 int PtraceGuard::fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }
 

@@ -47,7 +47,7 @@ class PtraceGuard {
 
   // What was refused since this was asked last.
   std::vector<vg_held_off> take();
-  [[nodiscard]] std::uint64_t refused() const;
+  // Refused too, but there was no room to tell of it.
   [[nodiscard]] std::uint64_t untold() const;
   // Readable when there is something to take().
   [[nodiscard]] int fd() const;

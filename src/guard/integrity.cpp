@@ -11,14 +11,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <filesystem>
 
 #include <fmt/format.h>
 
 #include "util/fd.h"
-#include "util/read_file.h"
+#include "util/memory.h"
 #include "util/result.h"
 #include "util/sha256.h"
 
@@ -44,53 +43,18 @@ std::string digest_or_why(const std::string& path) {
   return hex ? fmt::format("sha256:{}", std::string_view(hex->data(), hex->size())) : "cannot be read: no digest";
 }
 
-std::string_view next_word(std::string_view& line) {
-  line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
-  const std::size_t end = std::min(line.find(' '), line.size());
-  const std::string_view word = line.substr(0, end);
-  line.remove_prefix(end);
-  return word;
-}
-
-// The executable maps of this process, from /proc/self/smaps (Documentation/filesystems/proc.rst): a line a map, then its counts. "Anonymous" counts pages
-// that are not the file's.
+// The executable maps of this process.
 void add_maps(Facts& facts) {
-  const std::string text = util::read_file("/proc/self/smaps").value_or("");
-  std::string name;  // of the map that the counts are of; empty: it is not executable
-  std::map<std::string, std::uint64_t> changed;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    std::string_view line(text.data() + at, end - at);
-    at = end + 1;
-    const std::size_t colon = line.find(':');
-    const std::size_t space = line.find(' ');
-    if (colon != std::string_view::npos && space != std::string_view::npos && colon < space) {
-      if (name.empty() || !line.starts_with("Anonymous:")) {
-        continue;
-      }
-      line.remove_prefix(colon + 1);
-      const std::string_view word = next_word(line);
-      std::uint64_t kib = 0;
-      std::from_chars(word.data(), word.data() + word.size(), kib);
-      changed[name] += kib;
+  std::map<std::string, std::uint64_t> changed;  // of several with one name all that is
+  for (const util::Map& map : util::own_maps()) {
+    std::string_view name = map.name;
+    if (map.rights.size() < 3 || map.rights[2] != 'x' || name == "[vdso]" || name == "[vsyscall]" || name == "[uprobes]") {
       continue;
     }
-    next_word(line);  // the addresses, which are others each time
-    const std::string_view rights = next_word(line);
-    const std::string_view offset = next_word(line);
-    next_word(line);  // device
-    next_word(line);  // inode
-    line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
-    std::string_view path = line;
-    name.clear();
-    if (rights.size() < 3 || rights[2] != 'x' || path == "[vdso]" || path == "[vsyscall]" || path == "[uprobes]") {
-      continue;
+    if (name.ends_with(kDeleted)) {
+      name.remove_suffix(kDeleted.size());  // a library was upgraded; it is mapped as it was
     }
-    if (path.ends_with(kDeleted)) {
-      path.remove_suffix(kDeleted.size());  // a library was upgraded; it is mapped as it was
-    }
-    name = path.empty() ? "memory (no file)" : fmt::format("memory {}+{}{}", path, offset, rights[1] == 'w' ? ", writable" : "");
-    changed.try_emplace(name, 0);
+    changed[name.empty() ? "memory (no file)" : fmt::format("memory {}+{}{}", name, map.offset, map.rights[1] == 'w' ? ", writable" : "")] += map.own_kib;
   }
   for (const auto& [map, kib] : changed) {
     facts[map] = kib == 0 ? "as its file" : fmt::format("{} KiB of it changed", kib);
@@ -132,16 +96,20 @@ std::string executable_verity() {
 }
 
 void add_executable(Facts& facts) {
-  std::string running = digest_or_why(kSelf);
-  if (const std::string verity = executable_verity(); !verity.empty()) {
-    running += fmt::format(" verity:{}", verity);
-  }
-  facts[std::string(kRunning)] = running;
+  const std::string digest = digest_or_why(kSelf);
+  const std::string verity = executable_verity();
+  facts[std::string(kRunning)] = verity.empty() ? digest : fmt::format("{} verity:{}", digest, verity);
   static const std::string path = executable_path();  // by which it was started; what lies there later may be another file
-  struct stat status{};
-  facts[std::string(kExecutable) + path] = stat(path.c_str(), &status) != 0
-                                               ? std::string(errno == ENOENT ? kAbsent : "cannot be looked at: " + util::errno_text(errno))
-                                               : fmt::format("{}:{} {} {}", major(status.st_dev), minor(status.st_dev), status.st_ino, digest_or_why(path));
+  struct stat running{};
+  struct stat there{};
+  const bool known = stat(kSelf, &running) == 0;
+  std::string& value = facts[std::string(kExecutable) + path];
+  if (stat(path.c_str(), &there) != 0) {
+    value = errno == ENOENT ? kAbsent : "cannot be looked at: " + util::errno_text(errno);
+  } else {
+    const bool same = known && running.st_dev == there.st_dev && running.st_ino == there.st_ino;
+    value = fmt::format("{}:{} {} {}", major(there.st_dev), minor(there.st_dev), there.st_ino, same ? digest : digest_or_why(path));
+  }
   add_maps(facts);
 }
 

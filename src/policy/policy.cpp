@@ -229,7 +229,7 @@ class Reader {
     return all;
   }
 
-  // One of these words, by its place; `text` is what stands there.
+  // Which of these words stands there, by its place among them.
   util::Result<std::size_t> word_of(const YAML::Node& node, std::string_view key, std::span<const std::string_view> words) const {
     const auto found = node.IsScalar() ? std::ranges::find(words, node.Scalar()) : words.end();
     if (found == words.end()) {

@@ -4,6 +4,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -23,35 +24,36 @@ bool is_frozen(int fd) {
   return info.find("\nfrozen:\t1") != std::string::npos;
 }
 
+template <typename Info>
+std::optional<Info> info_of(int fd) {
+  Info info{};
+  __u32 size = sizeof info;
+  return bpf_obj_get_info_by_fd(fd, &info, &size) == 0 ? std::optional(info) : std::nullopt;
+}
+
 std::string why() { return fmt::format("the kernel does not say: {}", util::errno_text(errno)); }
 
 }  // namespace
 
 void add_program(Inventory& inventory, const std::string& owner, const std::string& name, int fd) {
-  bpf_prog_info info{};
-  __u32 size = sizeof info;
+  const auto info = info_of<bpf_prog_info>(fd);
   std::string& value = inventory[fmt::format("program {}/{}", owner, name)];
-  if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0) {
+  if (!info) {
     value = why();
     return;
   }
-  value = fmt::format("id {} tag ", info.id);
-  for (const unsigned byte : info.tag) {
+  value = fmt::format("id {} tag ", info->id);
+  for (const unsigned byte : info->tag) {
     value += fmt::format("{:02x}", byte);
   }
 }
 
 void add_link(Inventory& inventory, const std::string& owner, const std::string& name, int fd) {
-  bpf_link_info info{};
-  __u32 size = sizeof info;
+  const auto info = info_of<bpf_link_info>(fd);
   std::string& value = inventory[fmt::format("link {}/{}", owner, name)];
-  if (bpf_obj_get_info_by_fd(fd, &info, &size) != 0) {
-    value = why();
-    return;
-  }
-  value = fmt::format("id {} type {} program {}", info.id, info.type, info.prog_id);
-  if (info.type == BPF_LINK_TYPE_TRACING) {
-    value += fmt::format(" at {}/{}", info.tracing.target_obj_id, info.tracing.target_btf_id);
+  value = info ? fmt::format("id {} type {} program {}", info->id, info->type, info->prog_id) : why();
+  if (info && info->type == BPF_LINK_TYPE_TRACING) {
+    value += fmt::format(" at {}/{}", info->tracing.target_obj_id, info->tracing.target_btf_id);
   }
 }
 
@@ -68,10 +70,8 @@ void add_object(Inventory& inventory, const std::string& owner, const bpf_object
     if (fd < 0) {
       continue;
     }
-    bpf_map_info info{};
-    __u32 size = sizeof info;
-    inventory[fmt::format("map {}/{}", owner, bpf_map__name(map))] =
-        bpf_obj_get_info_by_fd(fd, &info, &size) == 0 ? fmt::format("id {}{}", info.id, is_frozen(fd) ? ", frozen" : "") : why();
+    const auto info = info_of<bpf_map_info>(fd);
+    inventory[fmt::format("map {}/{}", owner, bpf_map__name(map))] = info ? fmt::format("id {}{}", info->id, is_frozen(fd) ? ", frozen" : "") : why();
   }
 }
 
