@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only place where an Error becomes a line and an exit code.
 #include <algorithm>
+#include <expected>
 #include <cstdio>
 #include <exception>
 #include <iterator>
@@ -16,7 +17,8 @@ namespace vfsguard::cli {
 
 namespace {
 
-int main_checked(int argc, char** argv) {
+// What the command line asks for, or the exit code where that is said already. Nothing of what read it is kept: an agent runs for long.
+std::expected<Command, int> read_command_line(int argc, char** argv) {
   CLI::App app("vfsguard tells who opened which file and whether they succeeded.", "vfsguard");
   app.set_version_flag("--version", "vfsguard " VFSGUARD_VERSION);
   app.require_subcommand(1);
@@ -33,11 +35,11 @@ int main_checked(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp& e) {
-    return app.exit(e);
+    return std::unexpected(app.exit(e));
   } catch (const CLI::CallForAllHelp& e) {
-    return app.exit(e);
+    return std::unexpected(app.exit(e));
   } catch (const CLI::CallForVersion& e) {
-    return app.exit(e);
+    return std::unexpected(app.exit(e));
   } catch (const CLI::ParseError& e) {
     std::vector<std::string> names;
     std::ranges::transform(commands, std::back_inserter(names), [](const Registered& c) { return c.app->get_name(); });
@@ -55,19 +57,23 @@ int main_checked(int argc, char** argv) {
       }
     }
     fmt::print(stderr, "vfsguard: {}; see {} --help\n", why, where);
-    return EX_USAGE;
+    return std::unexpected(EX_USAGE);
   }
-  for (const Registered& command : commands) {
-    if (command.app->parsed()) {
-      auto done = command.run();
-      if (!done) {
-        fmt::print(stderr, "vfsguard: {}\n", done.error().message);
-        return done.error().exit_code;
-      }
-      return *done;
-    }
+  const auto chosen = std::ranges::find_if(commands, [](const Registered& c) { return c.app->parsed(); });
+  return chosen == commands.end() ? std::expected<Command, int>(std::unexpected(EX_SOFTWARE)) : chosen->run;
+}
+
+int main_checked(int argc, char** argv) {
+  const auto command = read_command_line(argc, argv);
+  if (!command) {
+    return command.error();
   }
-  return EX_SOFTWARE;
+  auto done = (*command)();
+  if (!done) {
+    fmt::print(stderr, "vfsguard: {}\n", done.error().message);
+    return done.error().exit_code;
+  }
+  return *done;
 }
 
 }  // namespace

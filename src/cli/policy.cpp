@@ -40,6 +40,7 @@ struct PolicyText {
   std::vector<std::string> as;
   std::vector<std::string> events;
   bool live = false;
+  util::Result<int> (*chosen)(const PolicyText&) = nullptr;
 };
 
 struct Loaded {
@@ -420,9 +421,11 @@ Registered add_policy(CLI::App& root) {
       "  vfsguard policy test policy.yaml --live\n"
       "  vfsguard policy explain policy.yaml --path /etc/shadow --do open --as uid=1000,exe=/bin/cat\n"
       "  vfsguard policy simulate policy.yaml --events /var/log/vfsguard.jsonl");
-  return {app, [=]() -> util::Result<int> {
-            return check_app->parsed() ? check(*text) : test_app->parsed() ? test(*text) : explain_app->parsed() ? explain(*text) : simulate(*text);
-          }};
+  for (const auto& [sub, run] :
+       {std::pair(check_app, &check), std::pair(test_app, &test), std::pair(explain_app, &explain), std::pair(simulate_app, &simulate)}) {
+    sub->callback([text, run] { text->chosen = run; });
+  }
+  return {app, [text] { return text->chosen(*text); }};
 }
 
 }  // namespace vfsguard::cli

@@ -31,6 +31,7 @@ struct RulesText {
   bool keep_going = false;
   bool json = false;
   bool auditd = false;
+  util::Result<int> (*chosen)(const RulesText&) = nullptr;
 };
 
 util::Result<std::unique_ptr<detect::Detector>> load(const RulesText& text, bool keep_going) {
@@ -255,9 +256,10 @@ Registered add_rules(CLI::App& root) {
       "  vfsguard rules check rules/\n"
       "  vfsguard rules list --config /etc/vfsguard/detection.yaml\n"
       "  vfsguard rules test my-rule.yml --events /var/log/vfsguard.jsonl");
-  return {app, [text, check_app, list_app, test_app] {
-            return check_app->parsed() ? check(*text) : list_app->parsed() ? list(*text) : test_app->parsed() ? test(*text) : fields(*text);
-          }};
+  for (const auto& [sub, run] : {std::pair(check_app, &check), std::pair(list_app, &list), std::pair(test_app, &test), std::pair(fields_app, &fields)}) {
+    sub->callback([text, run] { text->chosen = run; });
+  }
+  return {app, [text] { return text->chosen(*text); }};
 }
 
 }  // namespace vfsguard::cli

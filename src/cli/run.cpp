@@ -20,7 +20,7 @@ namespace {
 
 struct RunText {
   CommonText common;
-  std::string config = "/etc/vfsguard/policy.yaml";
+  std::optional<std::string> config;
   std::string enforce = "auto";
   std::string protected_file = policy::kProtectedFile;
   std::string control;
@@ -57,10 +57,11 @@ util::Result<std::optional<daemon::ControlSocket>> control_of(const RunText& tex
   return socket;
 }
 
+constexpr const char* kPolicy = "/etc/vfsguard/policy.yaml";
 constexpr const char* kDetection = "/etc/vfsguard/detection.yaml";
 
-daemon::PolicySource source_of(const RunText& text, bool config_given) {
-  daemon::PolicySource source{.config = text.config,
+daemon::PolicySource source_of(const RunText& text) {
+  daemon::PolicySource source{.config = text.config.value_or(kPolicy),
                               .protected_file = text.protected_file,
                               .enforce = text.enforce != "off",
                               .mechanism = mechanism_of(text.enforce),
@@ -79,7 +80,7 @@ daemon::PolicySource source_of(const RunText& text, bool config_given) {
     source.detection = kDetection;
   }
   // Detection needs no policy.
-  if (!config_given && (!source.detection.empty() || !source.rules.empty()) && access(source.config.c_str(), F_OK) != 0) {
+  if (!text.config && (!source.detection.empty() || !source.rules.empty()) && access(source.config.c_str(), F_OK) != 0) {
     source.config.clear();
   }
   return source;
@@ -116,7 +117,7 @@ Registered add_run(CLI::App& root) {
       "  vfsguard run --format json --output /var/log/vfsguard.jsonl\n"
       "  vfsguard run --rules rules/                             detection alone\n"
       "SIGHUP reads the policy again; if that cannot be done, the one in force stays.");
-  return {app, [text, app]() -> util::Result<int> {
+  return {app, [text]() -> util::Result<int> {
             daemon::Options options;
             if (auto ok = apply_common(text->common, options); !ok) {
               return util::pass_on(ok.error());
@@ -129,7 +130,7 @@ Registered add_run(CLI::App& root) {
             options.agent = true;
             options.sandbox = text->sandbox == "on";
             options.state_file = text->state == "off" ? "" : text->state;
-            auto source = source_of(*text, app->count("--config") > 0);
+            auto source = source_of(*text);
             auto governor = daemon::Governor::open(std::move(source));
             if (!governor && governor.error().code == ENOENT) {
               return util::pass_on({governor.error().message + "; name one with --config (policies/sensitive-files.yaml is a start)", EX_NOINPUT, ENOENT});

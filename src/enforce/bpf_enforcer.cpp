@@ -2,6 +2,7 @@
 #include "enforce/bpf_enforcer.h"
 
 #include <bpf/bpf.h>
+#include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,10 +10,11 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cstddef>
+#include <utility>
 
 #include <fmt/format.h>
 
-#include "enforce.skel.h"
 #include "enforce/pins.h"
 #include "event/names.h"
 #include "policy/trial.h"
@@ -33,10 +35,6 @@ void BpfEnforcer::SkeletonDeleter::operator()(enforce_bpf* skeleton) const { enf
 BpfEnforcer::~BpfEnforcer() {
   if (pinned_.empty()) {
     return;
-  }
-  // libbpf would disable the kprobes of links that it closes.
-  for (const sensor::Link& link : links_) {
-    bpf_link__disconnect(link.get());
   }
   probes_.forget();
 }
@@ -69,32 +67,32 @@ void BpfEnforcer::choose(const sensor::KernelFacts& facts) {
 }
 
 void BpfEnforcer::choose_programs(const sensor::KernelFacts& facts) {
-  const auto& p = skeleton_->progs;
   for (const EnforcedHook* hook : hooks_) {
     if (!is_needed(*hook, operations_)) {
       continue;
     }
     loaded_.insert(hook);
     if (mechanism_ == Mechanism::kLsm) {
-      programs_.push_back(bpf_object__find_program_by_name(skeleton_->obj, (std::string("enforce_") + hook->name).c_str()));
+      programs_.push_back(std::string("enforce_") + hook->name);
     } else {
       objects_.push_back({std::string("security_") + hook->name, hook->where});
     }
   }
   if (mechanism_ == Mechanism::kOverride) {
     calls_ = sensor::call_probes(with_opens(operations_) & kByCall, [&](const std::string& name) { return facts.has(name); });
-    programs_.push_back(p.enforce_call);
+    programs_.emplace_back("enforce_call");
   }
   if (at_return_) {
-    programs_.push_back(p.enforce_return);
+    programs_.emplace_back("enforce_return");
   } else if (mechanism_ != Mechanism::kLsm) {
-    programs_.push_back(p.enforce_at);
+    programs_.emplace_back("enforce_at");
   }
   if (forks_) {
-    programs_.push_back(p.note_fork);
-    bpf_program__set_autoload(p.carry_lineages, true);
+    programs_.emplace_back("note_fork");
+    bpf_program__set_autoload(skeleton_->progs.carry_lineages, true);
   }
-  for (bpf_program* program : programs_) {
+  for (const std::string& name : programs_) {
+    bpf_program* program = bpf_object__find_program_by_name(skeleton_->obj, name.c_str());
     bpf_program__set_autoload(program, true);
     sensor::fit_to_kprobes(program, fprobe_);
   }
@@ -146,11 +144,17 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   if (const int code = enforce_bpf__load(skeleton_.get()); code != 0) {
     return util::fail(EX_UNAVAILABLE, fmt::format("cannot load the programs of enforcement: {} ({})", util::errno_text(-code), sensor::why()));
   }
+  auto loaded = sensor::Loaded::of(skeleton_->obj);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  object_ = std::move(*loaded);
+  skeleton_.reset();
   if (auto filled = fill(tables, version_); !filled) {
     return filled;
   }
   LIBBPF_OPTS(bpf_test_run_opts, run);
-  if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.who_enforces), &run) != 0) {
+  if (bpf_prog_test_run_opts(object_.program_fd("who_enforces"), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
   return {};
@@ -160,7 +164,7 @@ util::Result<void> BpfEnforcer::fill(const policy::Enforcement& tables, std::uin
   const __u32 place = of_version & 1;
   std::vector<std::byte> image = tables.tables;
   image.resize(table_size_);
-  if (bpf_map__update_elem(skeleton_->maps.tables, &place, sizeof place, image.data(), image.size(), BPF_ANY) != 0) {
+  if (bpf_map_update_elem(object_.map_fd("tables"), &place, image.data(), BPF_ANY) != 0) {
     return util::fail_errno(EX_OSERR, "cannot fill the tables of enforcement");
   }
   return {};
@@ -192,7 +196,7 @@ util::Result<std::vector<RuleState>> BpfEnforcer::prove(const policy::Policy& po
     LIBBPF_OPTS(bpf_test_run_opts, run);
     run.ctx_in = &context;
     run.ctx_size_in = sizeof context;
-    if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.try_rule), &run) != 0 || run.retval != 0) {
+    if (bpf_prog_test_run_opts(object_.program_fd("try_rule"), &run) != 0 || run.retval != 0) {
       return util::fail_errno(EX_OSERR, fmt::format("cannot try rule '{}' in the kernel", rule.name));
     }
     const std::uint32_t wanted = trial.decides.value_or(~0u);
@@ -293,16 +297,16 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
   for (std::uint32_t i = 0; i < capacity_; ++i) {
     const __u32 index = place + i;
     const vg_rule_counts none{};
-    bpf_map__update_elem(skeleton_->maps.rule_counts, &index, sizeof index, &none, sizeof none, BPF_ANY);
+    bpf_map_update_elem(object_.map_fd("rule_counts"), &index, &none, BPF_ANY);
   }
   if (auto carried = carry_lineages(next); !carried) {
     return carried;
   }
   carry_marks(tables, translation_, version_);
   find_names(policy, tables, next);
-  std::atomic_ref decided(skeleton_->bss->decided_operations);
+  std::atomic_ref decided(bss().decided_operations);
   decided.store(decided.load() | tables.operations);
-  std::atomic_ref(skeleton_->data->policy_version).store(next);
+  std::atomic_ref(data().policy_version).store(next);
   // From here on it is in force. What was begun before goes on by the old one, whose place is free again only then.
   auto waited = grace_->wait();
   decided.store(tables.operations);
@@ -321,11 +325,11 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
 
 sensor::Inventory BpfEnforcer::inventory() const {
   sensor::Inventory inventory;
-  sensor::add_object(inventory, "enforce", skeleton_->obj);
+  sensor::add_object(inventory, "enforce", object_);
   for (std::size_t i = 0; i < links_.size(); ++i) {
-    sensor::add_link(inventory, "enforce", std::to_string(i), bpf_link__fd(links_[i].get()));
+    sensor::add_link(inventory, "enforce", std::to_string(i), links_[i].get());
   }
-  sensor::add_contents(inventory, "enforce", bpf_map__fd(skeleton_->maps.tables), version_ & 1, table_size_);
+  sensor::add_contents(inventory, "enforce", object_.map_fd("tables"), version_ & 1, table_size_);
   return inventory;
 }
 
@@ -342,7 +346,7 @@ util::Result<std::size_t> BpfEnforcer::attach_calls(std::span<const sensor::Prob
     return 0;
   }
   const std::size_t held = links_.size();
-  auto done = sensor::attach_probes(skeleton_->progs.enforce_call, {some.begin(), some.end()}, false, fprobe_, probes_, links_);
+  auto done = sensor::attach_probes(object_.program("enforce_call"), {some.begin(), some.end()}, false, fprobe_, probes_, links_);
   if (done) {
     return some.size();
   }
@@ -359,35 +363,36 @@ util::Result<std::size_t> BpfEnforcer::attach_calls(std::span<const sensor::Prob
 }
 
 util::Result<void> BpfEnforcer::attach() {
-  const auto& progs = skeleton_->progs;
-  for (bpf_program* program : programs_) {
-    if (program == progs.enforce_at || program == progs.enforce_call) {
-      auto done = util::Result<void>();
-      if (program == progs.enforce_at) {
-        done = sensor::attach_probes(program, objects_, false, fprobe_, probes_, links_);
-      } else if (auto calls = attach_calls(calls_); !calls) {
-        done = util::pass_on(calls.error());
-      } else if (*calls == 0) {
-        done = util::fail(EX_UNAVAILABLE, "no system call of this kernel can be overridden (CONFIG_FUNCTION_ERROR_INJECTION)");
+  const auto fails = [&](util::Error error) {
+    links_.clear();
+    probes_.clear();
+    return util::pass_on(std::move(error));
+  };
+  for (const std::string& name : programs_) {
+    const sensor::Loaded::Program& program = object_.program(name);
+    if (name == "enforce_at") {
+      if (auto done = sensor::attach_probes(program, objects_, false, fprobe_, probes_, links_); !done) {
+        return fails(std::move(done.error()));
       }
-      if (!done) {
-        links_.clear();
-        probes_.clear();
-        return done;
+    } else if (name == "enforce_call") {
+      auto calls = attach_calls(calls_);
+      if (calls && *calls == 0) {
+        calls = util::fail(EX_UNAVAILABLE, "no system call of this kernel can be overridden (CONFIG_FUNCTION_ERROR_INJECTION)");
       }
-      continue;
+      if (!calls) {
+        return fails(std::move(calls.error()));
+      }
+    } else {
+      auto link = sensor::attach_program(program);
+      if (!link) {
+        return fails(std::move(link.error()));
+      }
+      links_.push_back(std::move(*link));
     }
-    bpf_link* link = bpf_program__attach(program);
-    if (link == nullptr) {
-      const int code = errno;
-      links_.clear();
-      return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {}", bpf_program__name(program)), code);
-    }
-    links_.emplace_back(link);
   }
-  const __u32 before = std::atomic_ref(skeleton_->bss->hook_canary).load();
+  const __u32 before = std::atomic_ref(bss().hook_canary).load();
   const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
-  if (std::atomic_ref(skeleton_->bss->hook_canary).load() == before) {
+  if (std::atomic_ref(bss().hook_canary).load() == before) {
     links_.clear();
     return util::fail(EX_UNAVAILABLE, mechanism_ == Mechanism::kLsm ? "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list"
                                                                     : "the programs that enforce attach but are never called");
@@ -400,7 +405,7 @@ std::map<std::string, vg_rule_counts> BpfEnforcer::rule_counts(std::uint32_t of_
   for (std::uint32_t i = 0; i < names_.size(); ++i) {
     const __u32 index = (of_version & 1) * capacity_ + i;
     vg_rule_counts one{};
-    if (bpf_map__lookup_elem(skeleton_->maps.rule_counts, &index, sizeof index, &one, sizeof one, 0) == 0 && one.stopped > 0) {
+    if (bpf_map_lookup_elem(object_.map_fd("rule_counts"), &index, &one) == 0 && one.stopped > 0) {
       counts[names_[i]] = one;
     }
   }
@@ -412,13 +417,12 @@ Counts BpfEnforcer::counts() const {
   for (const auto& [name, one] : rule_counts(version_)) {
     counts.add(name, one);
   }
-  counts.add_per_cpu(bpf_map__fd(skeleton_->maps.enforcement));
+  counts.add_per_cpu(object_.map_fd("enforcement"));
   return counts;
 }
 
 Heritage BpfEnforcer::heritage() const {
-  return {mechanism_, version_,    bpf_map__fd(skeleton_->maps.labels), decisions(), worker_decisions(), forks_ ? bpf_map__fd(skeleton_->maps.lineages) : -1,
-          globs_,     translation_};
+  return {mechanism_, version_, object_.map_fd("labels"), decisions(), worker_decisions(), forks_ ? object_.map_fd("lineages") : -1, globs_, translation_};
 }
 
 // What the executables of all processes' ancestors are to the next version; it is filled already.
@@ -426,9 +430,9 @@ util::Result<void> BpfEnforcer::carry_lineages(std::uint32_t to_version) {
   if (!forks_) {
     return {};
   }
-  std::atomic_ref(skeleton_->bss->carried_to).store(to_version);
-  const sensor::Link link(bpf_program__attach_iter(skeleton_->progs.carry_lineages, nullptr));
-  const util::UniqueFd iterator(link ? bpf_iter_create(bpf_link__fd(link.get())) : -1);
+  std::atomic_ref(bss().carried_to).store(to_version);
+  const sensor::Link link(bpf_link_create(object_.program_fd("carry_lineages"), 0, BPF_TRACE_ITER, nullptr));
+  const util::UniqueFd iterator(link ? bpf_iter_create(link.get()) : -1);
   char none = 0;
   if (!iterator || read(iterator.get(), &none, sizeof none) != 0) {
     return util::fail_errno(EX_OSERR, "cannot carry the ancestors of processes over to the next version of the policy");
@@ -436,15 +440,15 @@ util::Result<void> BpfEnforcer::carry_lineages(std::uint32_t to_version) {
   return {};
 }
 
-int BpfEnforcer::decisions() const { return bpf_map__fd(skeleton_->maps.decisions); }
+int BpfEnforcer::decisions() const { return object_.map_fd("decisions"); }
 
-int BpfEnforcer::worker_decisions() const { return bpf_map__fd(skeleton_->maps.worker_decisions); }
+int BpfEnforcer::worker_decisions() const { return object_.map_fd("worker_decisions"); }
 
 // What pins.h tells of, for a version that is about to be in force, or is.
 util::Result<void> BpfEnforcer::describe(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t of_version) {
   Description d;
   d.version = of_version;
-  d.version_at = static_cast<std::uint32_t>(reinterpret_cast<const char*>(&skeleton_->data->policy_version) - reinterpret_cast<const char*>(skeleton_->data));
+  d.version_at = static_cast<std::uint32_t>(offsetof(enforce_bpf::enforce_bpf__data, policy_version));
   d.capacity = capacity_;
   d.mechanism = static_cast<std::uint32_t>(mechanism_);
   d.since_ns = util::clock_ns(CLOCK_REALTIME);
@@ -487,15 +491,14 @@ util::Result<void> BpfEnforcer::pin(const std::string& directory, const policy::
   if (mkdir(directory.c_str(), 0700) != 0) {
     return util::fail_errno(EX_CANTCREAT, fmt::format("cannot make '{}'", directory));
   }
-  const auto& maps = skeleton_->maps;
-  const std::pair<const char*, int> things[] = {{"labels", bpf_map__fd(maps.labels)},
+  const std::pair<const char*, int> things[] = {{"labels", object_.map_fd("labels")},
                                                 {"decisions", decisions()},
                                                 {"worker_decisions", worker_decisions()},
-                                                {"lineages", bpf_map__fd(maps.lineages)},
-                                                {"rule_counts", bpf_map__fd(maps.rule_counts)},
-                                                {"enforcement", bpf_map__fd(maps.enforcement)},
-                                                {"data", bpf_map__fd(maps.data)},
-                                                {"who_enforces", bpf_program__fd(skeleton_->progs.who_enforces)}};
+                                                {"lineages", object_.map_fd("lineages")},
+                                                {"rule_counts", object_.map_fd("rule_counts")},
+                                                {"enforcement", object_.map_fd("enforcement")},
+                                                {"data", object_.map_fd(".data")},
+                                                {"who_enforces", object_.program_fd("who_enforces")}};
   for (const auto& [name, fd] : things) {
     if (bpf_obj_pin(fd, fmt::format("{}/{}", directory, name).c_str()) != 0) {
       return fails(name, errno);
@@ -503,7 +506,7 @@ util::Result<void> BpfEnforcer::pin(const std::string& directory, const policy::
   }
   for (std::size_t i = 0; i < links_.size(); ++i) {
     const std::string name = fmt::format("link-{}", i);
-    if (bpf_obj_pin(bpf_link__fd(links_[i].get()), fmt::format("{}/{}", directory, name).c_str()) != 0) {
+    if (bpf_obj_pin(links_[i].get(), fmt::format("{}/{}", directory, name).c_str()) != 0) {
       return fails(name, errno);
     }
   }

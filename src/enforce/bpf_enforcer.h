@@ -3,8 +3,6 @@
 // what only user space can list: where file systems are mounted here, and which protected files have several names already.
 #pragma once
 
-#include <bpf/libbpf.h>
-
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -14,15 +12,15 @@
 #include <string>
 #include <vector>
 
+#include "enforce.skel.h"
 #include "enforce/enforcer.h"
 #include "enforce/hooks.h"
 #include "sensor/attach.h"
 #include "sensor/call_functions.h"
 #include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
+#include "sensor/loaded.h"
 #include "util/fd.h"
-
-struct enforce_bpf;
 
 namespace vfsguard::enforce {
 
@@ -86,10 +84,14 @@ class BpfEnforcer final : public Enforcer {
   struct SkeletonDeleter {
     void operator()(enforce_bpf* skeleton) const;
   };
-  std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton_;
+  [[nodiscard]] enforce_bpf::enforce_bpf__bss& bss() const { return object_.bss<enforce_bpf::enforce_bpf__bss>(); }
+  [[nodiscard]] enforce_bpf::enforce_bpf__data& data() const { return object_.data<enforce_bpf::enforce_bpf__data>(); }
+
+  std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton_;  // until it is loaded
+  sensor::Loaded object_;
   sensor::KprobeEvents probes_;  // without fprobes; they go after the links that hold them
   std::vector<sensor::Link> links_;
-  std::vector<bpf_program*> programs_;
+  std::vector<std::string> programs_;  // to attach
   std::optional<sensor::Grace> grace_;
   std::vector<const EnforcedHook*> hooks_;  // that this kernel has
   std::uint64_t missing_ = beyond_hooks();  // operations that none of them stops

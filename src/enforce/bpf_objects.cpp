@@ -11,7 +11,6 @@
 
 #include <fmt/format.h>
 
-#include "enforce.skel.h"
 #include "enforce/bpf_enforcer.h"
 #include "enforce/names.h"
 #include "util/mountinfo.h"
@@ -36,7 +35,7 @@ std::optional<vg_look> BpfEnforcer::look(const std::string& path) {
   LIBBPF_OPTS(bpf_test_run_opts, run);
   run.ctx_in = &context;  // and out again, by the same address
   run.ctx_size_in = sizeof context;
-  if (bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.look), &run) != 0 || run.retval != 0) {
+  if (bpf_prog_test_run_opts(object_.program_fd("look"), &run) != 0 || run.retval != 0) {
     return std::nullopt;
   }
   return context;
@@ -62,9 +61,9 @@ void BpfEnforcer::find_homes() {
     }
     const vg_home home{.mnt = seen->mnt, .mnt_id = seen->mnt_id, .pad = 0};
     const __u32 key = seen->object.dev;
-    bpf_map__update_elem(skeleton_->maps.homes, &key, sizeof key, &home, sizeof home, BPF_ANY);
+    bpf_map_update_elem(object_.map_fd("homes"), &key, &home, BPF_ANY);
   }
-  std::atomic_ref(skeleton_->data->generation).fetch_add(1);
+  std::atomic_ref(data().generation).fetch_add(1);
 }
 
 bool BpfEnforcer::mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set) {
@@ -72,14 +71,14 @@ bool BpfEnforcer::mark(const vg_label& object, std::uint32_t for_version, std::u
   LIBBPF_OPTS(bpf_test_run_opts, run);
   run.ctx_in = &giving;
   run.ctx_size_in = sizeof giving;
-  return bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.give_mark), &run) == 0 && run.retval == 0;
+  return bpf_prog_test_run_opts(object_.program_fd("give_mark"), &run) == 0 && run.retval == 0;
 }
 
 // Marks of `from_version`, the one in force, and of the one before it, as they are in the next. What is marked from now on by the one in force, the
 // next one's tables translate.
 void BpfEnforcer::carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version) {
   const auto translated = [](const std::vector<std::uint32_t>& by, std::uint64_t set) { return set < by.size() ? by[set] : 0; };
-  const int fd = bpf_map__fd(skeleton_->maps.labels);
+  const int fd = object_.map_fd("labels");
   vg_label object{};
   vg_label next{};
   const vg_label* previous = nullptr;

@@ -64,8 +64,6 @@ struct FanotifyEnforcer::Answer {
   pid_t kill = 0;  // 0: nobody
 };
 
-void FanotifyEnforcer::SkeletonDeleter::operator()(enforce_bpf* skeleton) const { enforce_bpf__destroy(skeleton); }
-
 std::string FanotifyEnforcer::weakness() const {
   return "fanotify asks this process: opens, executions and reads only, refused with EPERM; while it is stopped they wait, and when it ends they are allowed";
 }
@@ -87,23 +85,29 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   e.stop_.reset(eventfd(0, EFD_CLOEXEC));
   e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   // The maps by which refusals reach the programs that write events.
-  e.skeleton_.reset(enforce_bpf__open());
-  if (!e.skeleton_) {
+  const auto destroy = [](enforce_bpf* it) { enforce_bpf__destroy(it); };
+  const std::unique_ptr<enforce_bpf, decltype(destroy)> skeleton(enforce_bpf__open(), destroy);
+  if (!skeleton) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }
   bpf_program* program = nullptr;
-  bpf_object__for_each_program(program, e.skeleton_->obj) { bpf_program__set_autoload(program, program == e.skeleton_->progs.look); }
-  for (bpf_map* unused : {e.skeleton_->maps.tables, e.skeleton_->maps.deeds, e.skeleton_->maps.free_objects, e.skeleton_->maps.labels, e.skeleton_->maps.homes,
-                          e.skeleton_->maps.lineages, e.skeleton_->maps.rule_counts, e.skeleton_->maps.names}) {
+  bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, program == skeleton->progs.look); }
+  for (bpf_map* unused : {skeleton->maps.tables, skeleton->maps.deeds, skeleton->maps.free_objects, skeleton->maps.labels, skeleton->maps.homes,
+                          skeleton->maps.lineages, skeleton->maps.rule_counts, skeleton->maps.names}) {
     bpf_map__set_autocreate(unused, false);
   }
   if (before != nullptr && before->decisions >= 0) {
-    bpf_map__reuse_fd(e.skeleton_->maps.decisions, before->decisions);
-    bpf_map__reuse_fd(e.skeleton_->maps.worker_decisions, before->worker_decisions);
+    bpf_map__reuse_fd(skeleton->maps.decisions, before->decisions);
+    bpf_map__reuse_fd(skeleton->maps.worker_decisions, before->worker_decisions);
   }
-  if (const int code = enforce_bpf__load(e.skeleton_.get()); code != 0) {
+  if (const int code = enforce_bpf__load(skeleton.get()); code != 0) {
     return util::fail(EX_UNAVAILABLE, fmt::format("cannot make the maps in which refusals are noted: {}", util::errno_text(-code)));
   }
+  auto loaded = sensor::Loaded::of(skeleton->obj);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  e.object_ = std::move(*loaded);
   return enforcer;
 }
 
@@ -219,7 +223,7 @@ util::Result<void> FanotifyEnforcer::attach() {
 
 sensor::Inventory FanotifyEnforcer::inventory() const {
   sensor::Inventory inventory;
-  sensor::add_object(inventory, "enforce", skeleton_->obj);
+  sensor::add_object(inventory, "enforce", object_);
   return inventory;
 }
 
@@ -256,9 +260,9 @@ util::Result<void> FanotifyEnforcer::pin(const std::string& /*directory*/, const
   return util::fail(EX_UNAVAILABLE, "fanotify ends with its process");
 }
 
-int FanotifyEnforcer::decisions() const { return bpf_map__fd(skeleton_->maps.decisions); }
+int FanotifyEnforcer::decisions() const { return object_.map_fd("decisions"); }
 
-int FanotifyEnforcer::worker_decisions() const { return bpf_map__fd(skeleton_->maps.worker_decisions); }
+int FanotifyEnforcer::worker_decisions() const { return object_.map_fd("worker_decisions"); }
 
 Counts FanotifyEnforcer::counts() const {
   Counts counts = before_;
@@ -399,7 +403,7 @@ void FanotifyEnforcer::note(const Asked& asked, std::uint32_t rule, const Versio
   LIBBPF_OPTS(bpf_test_run_opts, run);
   run.ctx_in = &look;
   run.ctx_size_in = sizeof look;
-  (void)bpf_prog_test_run_opts(bpf_program__fd(skeleton_->progs.look), &run);
+  (void)bpf_prog_test_run_opts(object_.program_fd("look"), &run);
   vg_decision decision{};
   decision.inode = look.inode;
   decision.rule = rule;

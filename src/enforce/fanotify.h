@@ -20,9 +20,8 @@
 
 #include "enforce/enforcer.h"
 #include "enrich/mounts.h"
+#include "sensor/loaded.h"
 #include "util/fd.h"
-
-struct enforce_bpf;
 
 namespace vfsguard::enforce {
 
@@ -65,10 +64,7 @@ class FanotifyEnforcer final : public Enforcer {
   void note(const Asked& asked, std::uint32_t rule, const Version& version) const;
   [[nodiscard]] std::shared_ptr<Version> current() const;
 
-  struct SkeletonDeleter {
-    void operator()(enforce_bpf* skeleton) const;
-  };
-  std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton_;  // for the maps in which refusals are noted, and the program `look`
+  sensor::Loaded object_;  // for the maps in which refusals are noted, and the program `look`
   util::UniqueFd group_;
   util::UniqueFd stop_;  // eventfd
   std::thread thread_;

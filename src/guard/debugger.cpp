@@ -19,7 +19,10 @@
 
 #include "enrich/processes.h"
 #include "self_protect.skel.h"
+#include "sensor/attach.h"
 #include "sensor/kernel_facts.h"
+#include "sensor/loaded.h"
+#include "sensor/ring.h"
 #include "util/read_file.h"
 
 namespace vfsguard::guard {
@@ -66,17 +69,14 @@ std::optional<Tracer> tracer() {
   return std::nullopt;
 }
 
-struct SkeletonDeleter {
-  void operator()(self_protect_bpf* skeleton) const { self_protect_bpf__destroy(skeleton); }
-};
-struct RingDeleter {
-  void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
-};
+using Bss = self_protect_bpf::self_protect_bpf__bss;
 
 struct PtraceGuard::State {
-  std::unique_ptr<self_protect_bpf, SkeletonDeleter> skeleton;
-  std::unique_ptr<ring_buffer, RingDeleter> ring;
-  std::vector<vg_held_off> taken;
+  sensor::Loaded object;
+  std::vector<sensor::Link> links;
+  std::optional<sensor::Ring> ring;
+
+  [[nodiscard]] Bss& bss() const { return object.bss<Bss>(); }
 };
 
 PtraceGuard::PtraceGuard(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -85,6 +85,8 @@ PtraceGuard& PtraceGuard::operator=(PtraceGuard&&) noexcept = default;
 PtraceGuard::~PtraceGuard() = default;
 
 namespace {
+
+constexpr const char* kHooks[] = {"guard_access", "guard_traceme"};
 
 // What a child of this process gets when it reads a byte of it: an errno, 0 for the byte.
 int errno_of_a_childs_read() {
@@ -112,19 +114,28 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
     return util::fail(EX_UNAVAILABLE, fmt::format("'bpf' is not in this kernel's lsm={}", list->substr(0, list->find('\n'))));
   }
   sensor::keep_libbpf_words();
-  auto state = std::make_unique<State>();
-  state->skeleton.reset(self_protect_bpf__open_and_load());
-  if (!state->skeleton) {
+  const auto destroy = [](self_protect_bpf* it) { self_protect_bpf__destroy(it); };
+  const std::unique_ptr<self_protect_bpf, decltype(destroy)> skeleton(self_protect_bpf__open_and_load(), destroy);
+  if (!skeleton) {
     return util::fail_errno(EX_UNAVAILABLE, "this kernel does not load LSM programs");
   }
+  auto loaded = sensor::Loaded::of(skeleton->obj);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  PtraceGuard guard(std::make_unique<State>());
+  State& state = *guard.state_;
+  state.object = std::move(*loaded);
   LIBBPF_OPTS(bpf_test_run_opts, run);
-  if (bpf_prog_test_run_opts(bpf_program__fd(state->skeleton->progs.who_is_guarded), &run) != 0) {
+  if (bpf_prog_test_run_opts(state.object.program_fd("who_is_guarded"), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
-  PtraceGuard guard(std::move(state));
-  self_protect_bpf& skeleton = *guard.state_->skeleton;
-  if (const int code = self_protect_bpf__attach(&skeleton); code != 0) {
-    return util::fail_errno(EX_UNAVAILABLE, "this kernel does not attach LSM programs", -code);
+  for (const char* program : kHooks) {
+    auto link = sensor::attach_program(state.object.program(program));
+    if (!link) {
+      return util::pass_on(link.error());
+    }
+    state.links.push_back(std::move(*link));
   }
   policy::Guard trial = policy;
   trial.forbid = policy::Guard::Forbid::kAgent;
@@ -133,26 +144,18 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
     return util::fail(EX_UNAVAILABLE, "LSM programs attach, but this kernel never calls them ('bpf' is not in its lsm= list)");
   }
   guard.set(policy);
-  guard.state_->ring.reset(ring_buffer__new(
-      bpf_map__fd(skeleton.maps.held_off),
-      [](void* context, void* data, std::size_t size) {
-        if (size >= sizeof(vg_held_off)) {
-          vg_held_off record{};
-          std::memcpy(&record, data, sizeof record);
-          static_cast<State*>(context)->taken.push_back(record);
-        }
-        return 0;
-      },
-      guard.state_.get(), nullptr));
-  if (!guard.state_->ring) {
-    return util::fail_errno(EX_OSERR, "cannot map the ring of refusals");
+  const sensor::Loaded::Map& held_off = state.object.map("held_off");
+  auto ring = sensor::Ring::open(held_off.fd.get(), held_off.max_entries);
+  if (!ring) {
+    return util::pass_on(ring.error());
   }
+  state.ring.emplace(std::move(*ring));
   (void)guard.take();  // the trial's
   return guard;
 }
 
 void PtraceGuard::set(const policy::Guard& policy) {
-  auto& bss = *state_->skeleton->bss;
+  Bss& bss = state_->bss();
   missing_.clear();
   std::atomic_ref(bss.exempt_uid_count).store(0);
   std::atomic_ref(bss.exempt_exe_count).store(0);
@@ -181,18 +184,27 @@ void PtraceGuard::set(const policy::Guard& policy) {
 }
 
 std::vector<vg_held_off> PtraceGuard::take() {
-  ring_buffer__consume(state_->ring.get());
-  return std::exchange(state_->taken, {});
+  std::vector<vg_held_off> taken;
+  // A record that cannot be reached stays where it is; `untold` counts what finds no room behind it.
+  (void)state_->ring->consume([&](std::span<const std::byte> bytes) {
+    if (vg_held_off record{}; bytes.size() >= sizeof record) {
+      std::memcpy(&record, bytes.data(), sizeof record);
+      taken.push_back(record);
+    }
+    return true;
+  });
+  return taken;
 }
 
-std::uint64_t PtraceGuard::untold() const { return std::atomic_ref(state_->skeleton->bss->untold).load(); }
-int PtraceGuard::fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }
+std::uint64_t PtraceGuard::untold() const { return std::atomic_ref(state_->bss().untold).load(); }
+int PtraceGuard::fd() const { return state_->ring->fd(); }
 
 sensor::Inventory PtraceGuard::inventory() const {
   sensor::Inventory inventory;
-  sensor::add_object(inventory, "guard", state_->skeleton->obj);
-  sensor::add_link(inventory, "guard", "ptrace_access_check", bpf_link__fd(state_->skeleton->links.guard_access));
-  sensor::add_link(inventory, "guard", "ptrace_traceme", bpf_link__fd(state_->skeleton->links.guard_traceme));
+  sensor::add_object(inventory, "guard", state_->object);
+  for (std::size_t i = 0; i < state_->links.size(); ++i) {
+    sensor::add_link(inventory, "guard", kHooks[i], state_->links[i].get());
+  }
   return inventory;
 }
 

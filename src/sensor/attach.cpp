@@ -2,10 +2,13 @@
 #include "sensor/attach.h"
 
 #include <bpf/bpf.h>
-#include <fcntl.h>
+#include <bpf/libbpf.h>
+#include <linux/perf_event.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -16,21 +19,18 @@ namespace vfsguard::sensor {
 
 namespace {
 
-util::Result<void> attach_one(bpf_program* program, const Probe& probe, bool returns, KprobeEvents& events, std::vector<Link>& links) {
+util::Result<void> attach_one(const Loaded::Program& program, const Probe& probe, bool returns, KprobeEvents& events, std::vector<Link>& links) {
   auto perf = events.add({probe.symbol, returns, probe.cookie});
   if (!perf) {
     return util::pass_on(perf.error());
   }
-  LIBBPF_OPTS(bpf_perf_event_opts, options);
-  options.bpf_cookie = probe.cookie;
-  const int fd = fcntl(perf->get(), F_DUPFD_CLOEXEC, 0);  // the link takes one over
-  bpf_link* link = bpf_program__attach_perf_event_opts(program, fd, &options);
-  if (link == nullptr) {
-    const int code = errno;
-    close(fd);
-    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach to {}", probe.symbol), code);
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  options.perf_event.bpf_cookie = probe.cookie;
+  Link link(bpf_link_create(program.fd.get(), perf->get(), BPF_PERF_EVENT, &options));  // it holds the event
+  if (!link || ioctl(perf->get(), PERF_EVENT_IOC_ENABLE, 0) != 0) {
+    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach to {}", probe.symbol));
   }
-  links.emplace_back(link);
+  links.push_back(std::move(link));
   return {};
 }
 
@@ -56,7 +56,18 @@ void fit_to_kprobes(bpf_program* program, bool fprobe) {
   }
 }
 
-util::Result<void> attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns, bool fprobe, KprobeEvents& events,
+util::Result<Link> attach_program(const Loaded::Program& program, const char* tracepoint) {
+  if (program.type == BPF_PROG_TYPE_RAW_TRACEPOINT && tracepoint == nullptr) {
+    tracepoint = program.section.c_str() + program.section.find('/') + 1;
+  }
+  Link link(bpf_raw_tracepoint_open(tracepoint, program.fd.get()));
+  if (!link) {
+    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {}", program.name));
+  }
+  return link;
+}
+
+util::Result<void> attach_probes(const Loaded::Program& program, const std::vector<Probe>& probes, bool returns, bool fprobe, KprobeEvents& events,
                                  std::vector<Link>& links) {
   if (!fprobe) {
     for (const Probe& probe : probes) {
@@ -75,16 +86,16 @@ util::Result<void> attach_probes(bpf_program* program, const std::vector<Probe>&
     symbols.push_back(probe.symbol.c_str());
     cookies.push_back(probe.cookie);
   }
-  LIBBPF_OPTS(bpf_kprobe_multi_opts, options);
-  options.syms = symbols.data();
-  options.cookies = cookies.data();
-  options.cnt = symbols.size();
-  options.retprobe = returns;
-  bpf_link* link = bpf_program__attach_kprobe_multi_opts(program, nullptr, &options);
-  if (link == nullptr) {
-    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {} to {} functions", bpf_program__name(program), probes.size()));
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  options.kprobe_multi.syms = symbols.data();
+  options.kprobe_multi.cookies = cookies.data();
+  options.kprobe_multi.cnt = static_cast<__u32>(symbols.size());
+  options.kprobe_multi.flags = returns ? BPF_F_KPROBE_MULTI_RETURN : 0;
+  Link link(bpf_link_create(program.fd.get(), 0, BPF_TRACE_KPROBE_MULTI, &options));
+  if (!link) {
+    return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {} to {} functions", program.name, probes.size()));
   }
-  links.emplace_back(link);
+  links.push_back(std::move(link));
   return {};
 }
 

@@ -1,22 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kprobe programs on many functions at once: by one link where the kernel has fprobes, else by a kprobe event each.
+// What holds programs in their places: links, as descriptors. Without the last of its descriptors, unless it is pinned, a link goes.
 #pragma once
 
-#include <bpf/libbpf.h>
-
-#include <memory>
 #include <vector>
 
 #include "sensor/call_functions.h"
 #include "sensor/kprobe_events.h"
+#include "sensor/loaded.h"
+#include "util/fd.h"
 #include "util/result.h"
+
+struct bpf_program;
 
 namespace vfsguard::sensor {
 
-struct LinkDeleter {
-  void operator()(bpf_link* link) const { bpf_link__destroy(link); }
-};
-using Link = std::unique_ptr<bpf_link, LinkDeleter>;
+using Link = util::UniqueFd;
 
 struct KernelFacts;
 
@@ -30,8 +28,12 @@ bool overrides_load();
 // To be called before loading: a program of SEC("kprobe.multi") for a kernel without fprobes.
 void fit_to_kprobes(bpf_program* program, bool fprobe);
 
-// Adds to `links` (and to `events`, without fprobes) what holds the program there.
-util::Result<void> attach_probes(bpf_program* program, const std::vector<Probe>& probes, bool returns, bool fprobe, KprobeEvents& events,
+// A program whose section names its place: LSM hooks, tracepoints by type information, raw tracepoints (or, of these, another one).
+util::Result<Link> attach_program(const Loaded::Program& program, const char* tracepoint = nullptr);
+
+// A kprobe program on many functions at once: by one link where the kernel has fprobes, else by a kprobe event each. Adds to `links` (and to
+// `events`, without fprobes) what holds it there.
+util::Result<void> attach_probes(const Loaded::Program& program, const std::vector<Probe>& probes, bool returns, bool fprobe, KprobeEvents& events,
                                  std::vector<Link>& links);
 
 }  // namespace vfsguard::sensor

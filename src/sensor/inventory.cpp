@@ -2,7 +2,6 @@
 #include "sensor/inventory.h"
 
 #include <bpf/bpf.h>
-#include <bpf/libbpf.h>
 
 #include <optional>
 #include <string_view>
@@ -10,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "sensor/loaded.h"
 #include "util/read_file.h"
 #include "util/result.h"
 #include "util/sha256.h"
@@ -57,21 +57,13 @@ void add_link(Inventory& inventory, const std::string& owner, const std::string&
   }
 }
 
-void add_object(Inventory& inventory, const std::string& owner, const bpf_object* object) {
-  bpf_program* program = nullptr;
-  bpf_object__for_each_program(program, object) {
-    if (bpf_program__fd(program) >= 0) {
-      add_program(inventory, owner, bpf_program__name(program), bpf_program__fd(program));
-    }
+void add_object(Inventory& inventory, const std::string& owner, const Loaded& object) {
+  for (const Loaded::Program& program : object.programs()) {
+    add_program(inventory, owner, program.name, program.fd.get());
   }
-  bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, object) {
-    const int fd = bpf_map__fd(map);
-    if (fd < 0) {
-      continue;
-    }
-    const auto info = info_of<bpf_map_info>(fd);
-    inventory[fmt::format("map {}/{}", owner, bpf_map__name(map))] = info ? fmt::format("id {}{}", info->id, is_frozen(fd) ? ", frozen" : "") : why();
+  for (const Loaded::Map& map : object.maps()) {
+    const auto info = info_of<bpf_map_info>(map.fd.get());
+    inventory[fmt::format("map {}/{}", owner, map.name)] = info ? fmt::format("id {}{}", info->id, is_frozen(map.fd.get()) ? ", frozen" : "") : why();
   }
 }
 

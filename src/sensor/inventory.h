@@ -7,14 +7,14 @@
 #include <map>
 #include <string>
 
-struct bpf_object;
-
 namespace vfsguard::sensor {
+
+class Loaded;
 
 using Inventory = std::map<std::string, std::string>;
 
 // "program OWNER/NAME": its id and tag (the kernel's digest of its instructions); "map OWNER/NAME": its id, and whether it is frozen.
-void add_object(Inventory& inventory, const std::string& owner, const bpf_object* object);
+void add_object(Inventory& inventory, const std::string& owner, const Loaded& object);
 void add_program(Inventory& inventory, const std::string& owner, const std::string& name, int fd);
 // "link OWNER/NAME": its id and kind, the program that it calls, and where it is attached as far as the kernel says.
 void add_link(Inventory& inventory, const std::string& owner, const std::string& name, int fd);

@@ -29,6 +29,8 @@
 #include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
 #include "sensor/kprobe_events.h"
+#include "sensor/loaded.h"
+#include "sensor/ring.h"
 #include "util/fd.h"
 #include "util/read_file.h"
 #include "vfsguard.skel.h"
@@ -206,9 +208,6 @@ namespace {
 struct SkeletonDeleter {
   void operator()(vfsguard_bpf* skeleton) const { vfsguard_bpf__destroy(skeleton); }
 };
-struct RingDeleter {
-  void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
-};
 // Tracepoints need no function of their own for an operation.
 std::vector<Unserved> unserved_by(Hook hook, std::uint64_t operations, const KernelFacts& facts) {
   if (hook != Hook::kLsm && hook != Hook::kKprobe) {
@@ -233,35 +232,49 @@ std::uint64_t followed(std::uint64_t operations) {
   return mask;
 }
 
-// How often the kernel skipped it for recursion.
-std::uint64_t recursion_misses(const bpf_program* program) {
-  bpf_prog_info info{};
-  __u32 size = sizeof info;
-  return bpf_obj_get_info_by_fd(bpf_program__fd(program), &info, &size) == 0 ? info.recursion_misses : 0;
+using Bss = vfsguard_bpf::vfsguard_bpf__bss;
+using Data = vfsguard_bpf::vfsguard_bpf__data;
+
+// How often the kernel skipped them for recursion.
+std::uint64_t recursion_misses(const Loaded& loaded) {
+  std::uint64_t misses = 0;
+  for (const Loaded::Program& program : loaded.programs()) {
+    bpf_prog_info info{};
+    __u32 size = sizeof info;
+    misses += bpf_obj_get_info_by_fd(program.fd.get(), &info, &size) == 0 ? info.recursion_misses : 0;
+  }
+  return misses;
 }
 
 }  // namespace
 
 struct Sensor::State {
-  std::unique_ptr<vfsguard_bpf, SkeletonDeleter> skeleton;
+  std::unique_ptr<vfsguard_bpf, SkeletonDeleter> skeleton;  // until it is loaded
+  Loaded loaded;
   KprobeEvents kprobes;
   std::vector<Link> links;
   std::optional<Grace> grace;
-  std::unique_ptr<ring_buffer, RingDeleter> ring;
-  std::unique_ptr<ring_buffer, RingDeleter> priority_ring;
+  std::optional<Ring> ring;
+  std::optional<Ring> priority_ring;
   util::UniqueFd wait;                      // readable when one of the rings is
   std::deque<std::vector<std::byte>> held;  // records of the priority lane whose turn has not come
   Handler handler;
   Hook hook = Hook::kAuto;
   KernelFacts facts;
-  std::uint64_t operations = 0;   // whose calls are followed
-  bool probe_requests = false;    // io_uring's, by kprobes
-  bool refused_accesses = false;  // of reads and writes only those that enforcement refused
-  std::vector<bpf_program*> programs;
+  std::uint64_t operations = 0;       // whose calls are followed
+  bool probe_requests = false;        // io_uring's, by kprobes
+  bool refused_accesses = false;      // of reads and writes only those that enforcement refused
+  std::vector<std::string> programs;  // that are wanted
+  std::vector<Probe> calls;           // where they go by name
+  std::vector<Probe> requests;
+  std::vector<Probe> objects;
+  std::vector<Unserved> missing;
   std::vector<std::byte> tables;  // until they are in the kernel
   std::size_t table_size = 0;     // of one version
   std::uint64_t asked = 0;        // operations that the filter let through when it was loaded
   bool enforcing = false;
+  bool killing = false;
+  bool aggregates = false;
   std::uint32_t version = VG_FIRST_VERSION;
   std::uint64_t program_misses = 0;  // of programs that are gone
   std::size_t budget = 0;
@@ -269,24 +282,11 @@ struct Sensor::State {
   std::uint64_t probe_misses = 0;  // of probes that are gone
 
   [[nodiscard]] std::uint64_t misses() const;
+  [[nodiscard]] Bss& bss() const { return loaded.bss<Bss>(); }
+  [[nodiscard]] Data& data() const { return loaded.data<Data>(); }
 
-  static int on_record(void* self, void* data, size_t size) {
-    auto* state = static_cast<State*>(self);
-    // The lanes are merged by time. What describes a process of the priority lane was in the bulk lane before; what is younger than it can
-    // only be behind that.
-    if (const auto time = event_time({static_cast<const std::byte*>(data), size})) {
-      ring_buffer__consume(state->priority_ring.get());
-      state->deliver_held(*time);
-    }
-    state->handler({static_cast<const std::byte*>(data), size});
-    return ++state->consumed >= state->budget ? 1 : 0;
-  }
-  static int on_priority(void* self, void* data, size_t size) {
-    auto* state = static_cast<State*>(self);
-    const auto* bytes = static_cast<const std::byte*>(data);
-    state->held.emplace_back(bytes, bytes + size);
-    return 0;
-  }
+  util::Result<void> hold_priority();
+  util::Result<void> consume();
   // When an event happened; none for other records.
   static std::optional<std::uint64_t> event_time(std::span<const std::byte> record);
   void deliver_held(std::uint64_t until_ns);
@@ -297,12 +297,12 @@ struct Sensor::State {
   void take_over(const State& before);
   util::Result<void> fill_tables(std::uint32_t of_version);
   util::Result<void> fill_maps(const Filter& filter);
+  void find_places();
   util::Result<void> attach_kprobes();
   util::Result<void> attach_requests();
-  util::Result<void> attach_to(bpf_program* program, const std::vector<Probe>& probes, bool returns) {
+  util::Result<void> attach_to(const Loaded::Program& program, const std::vector<Probe>& probes, bool returns) {
     return attach_probes(program, probes, returns, facts.fprobe, kprobes, links);
   }
-  [[nodiscard]] bpf_program* object_program(const ObjectHook& lsm_hook) const;
   util::Result<void> check_lsm_fires();
 };
 
@@ -317,7 +317,7 @@ std::uint64_t Sensor::State::misses() const {
       __u64 missed;
     } info{};
     __u32 size = sizeof info;
-    if (bpf_obj_get_info_by_fd(bpf_link__fd(link.get()), &info, &size) == 0 && info.type == BPF_LINK_TYPE_KPROBE_MULTI) {
+    if (bpf_obj_get_info_by_fd(link.get(), &info, &size) == 0 && info.type == BPF_LINK_TYPE_KPROBE_MULTI) {
       total += info.missed;
     }
   }
@@ -331,6 +331,34 @@ std::optional<std::uint64_t> Sensor::State::event_time(std::span<const std::byte
   }
   std::memcpy(&e, record.data(), offsetof(vg_event, time_ns) + sizeof e.time_ns);
   return e.head.kind == VG_RECORD_EVENT ? std::optional(e.time_ns) : std::nullopt;
+}
+
+util::Result<void> Sensor::State::hold_priority() {
+  return priority_ring->consume([this](std::span<const std::byte> record) {
+    held.emplace_back(record.begin(), record.end());
+    return true;
+  });
+}
+
+// The lanes are merged by time. What describes a process of the priority lane was in the bulk lane before; what is younger than it can only be
+// behind that.
+util::Result<void> Sensor::State::consume() {
+  util::Result<void> urgent = hold_priority();
+  auto read = ring->consume([&](std::span<const std::byte> record) {
+    if (const auto time = event_time(record); time && urgent) {
+      urgent = hold_priority();
+      deliver_held(*time);
+    }
+    handler(record);
+    return urgent.has_value() && ++consumed < budget;
+  });
+  if (!read) {
+    return read;
+  }
+  if (urgent && consumed < budget) {
+    deliver_held(~std::uint64_t{0});  // the bulk lane is empty: nothing there is older
+  }
+  return urgent;
 }
 
 void Sensor::State::deliver_held(std::uint64_t until_ns) {
@@ -358,42 +386,38 @@ void Sensor::State::choose_programs(const Filter& filter) {
   if (filter.decisions >= 0) {
     operations |= event::operation_bit(VG_OP_RENAME);  // of a directory that protected paths lead through, which no rule needs to name
   }
-  const auto& p = skeleton->progs;
-  programs = {p.process_fork, p.process_exec, p.process_exit, p.who_am_i, p.finish};
+  programs = {"process_fork", "process_exec", "process_exit", "who_am_i", "finish"};
   if (facts.uring) {
-    programs.push_back(p.io_uring_req_failed);
+    programs.push_back("io_uring_req_failed");
   }
   if (hook == Hook::kTracepoint || hook == Hook::kLsm) {
-    programs.insert(programs.end(), {p.sys_enter, p.sys_exit});
+    programs.insert(programs.end(), {"sys_enter", "sys_exit"});
   }
   // Under LSM requests are followed where they are carried out, as the hooks are; without kprobes by their names alone.
   probe_requests = hook == Hook::kKprobe || (hook == Hook::kLsm && kprobes_usable(facts));
   // Reads and writes are told by the tracepoints always.
   if ((!probe_requests || (operations & event::kAccesses) != 0) && facts.uring && facts.submit != nullptr) {
-    programs.insert(programs.end(), {p.io_uring_submit, p.io_uring_complete});
+    programs.insert(programs.end(), {"io_uring_submit", "io_uring_complete"});
   }
   if (hook == Hook::kLsm) {
     for (const ObjectHook& object : object_hooks()) {
       // file_open always: it also shows that LSM programs are called at all.
       if (((object.operations & operations) != 0 || object.where == VG_AT_FILE_OPEN) && facts.has(std::string("bpf_lsm_") + object.name)) {
-        programs.push_back(object_program(object));
+        programs.push_back(std::string("decide_") + object.name);
       }
     }
     if (facts.uring && probe_requests) {
-      programs.insert(programs.end(), {p.request_enter, p.call_return});
+      programs.insert(programs.end(), {"request_enter", "call_return"});
     }
   }
   if (hook == Hook::kKprobe) {
-    programs.insert(programs.end(), {p.call_enter, p.call_return, p.decide_kprobe, p.request_enter});
+    programs.insert(programs.end(), {"call_enter", "call_return", "decide_kprobe", "request_enter"});
   }
-  for (bpf_program* wanted : programs) {
+  for (const std::string& name : programs) {
+    bpf_program* wanted = bpf_object__find_program_by_name(skeleton->obj, name.c_str());
     bpf_program__set_autoload(wanted, true);
     fit_to_kprobes(wanted, facts.fprobe);
   }
-}
-
-bpf_program* Sensor::State::object_program(const ObjectHook& lsm_hook) const {
-  return bpf_object__find_program_by_name(skeleton->obj, (std::string("decide_") + lsm_hook.name).c_str());
 }
 
 void Sensor::State::set_knobs(const Filter& filter) {
@@ -429,7 +453,8 @@ void Sensor::State::size_maps(const Options& options) {
   resize(skeleton->maps.ring, options.ring_bytes);
   resize(skeleton->maps.aggregates_even, options.aggregates);
   resize(skeleton->maps.aggregates_odd, options.aggregates);
-  skeleton->rodata->aggregate = options.aggregates > 0 ? 1 : 0;
+  aggregates = options.aggregates > 0;
+  skeleton->rodata->aggregate = aggregates ? 1 : 0;
   if (filter.decisions >= 0) {
     bpf_map__reuse_fd(skeleton->maps.decisions, filter.decisions);
     bpf_map__reuse_fd(skeleton->maps.worker_decisions, filter.worker_decisions);
@@ -438,6 +463,7 @@ void Sensor::State::size_maps(const Options& options) {
   table_size = std::max(tables.size(), options.tables_at_least);
   asked = filter.operations;
   enforcing = filter.decisions >= 0;
+  killing = filter.killing;
   bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size));
   skeleton->rodata->table_mask = static_cast<__u32>(table_size - 1);
   skeleton->data->policy_version = version;
@@ -450,25 +476,23 @@ void Sensor::State::take_over(const State& before) {
   version = before.version + 1;
   probe_misses = before.misses();
   program_misses = before.program_misses;
-  for (const bpf_program* program : before.programs) {
-    program_misses += recursion_misses(program);
-  }
+  program_misses += recursion_misses(before.loaded);
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, skeleton->obj) {
-    const bpf_map* same = bpf_object__find_map_by_name(before.skeleton->obj, bpf_map__name(map));
-    if (map != skeleton->maps.tables && map != skeleton->maps.finisher && !bpf_map__is_internal(map) && same != nullptr) {
-      bpf_map__reuse_fd(map, bpf_map__fd(same));
+    const int same = before.loaded.map_fd(bpf_map__name(map));
+    if (map != skeleton->maps.tables && map != skeleton->maps.finisher && !bpf_map__is_internal(map) && same >= 0) {
+      bpf_map__reuse_fd(map, same);
     }
   }
-  skeleton->bss->aggregate_epoch = std::atomic_ref(before.skeleton->bss->aggregate_epoch).load();
-  skeleton->data->describe_epoch = std::atomic_ref(before.skeleton->data->describe_epoch).load();
+  skeleton->bss->aggregate_epoch = std::atomic_ref(before.bss().aggregate_epoch).load();
+  skeleton->data->describe_epoch = std::atomic_ref(before.data().describe_epoch).load();
 }
 
 util::Result<void> Sensor::State::fill_tables(std::uint32_t of_version) {
   const __u32 place = of_version & 1;
   tables.resize(table_size);
-  const int code = bpf_map__update_elem(skeleton->maps.tables, &place, sizeof place, tables.data(), tables.size(), BPF_ANY);
-  tables = {};
+  const int code = bpf_map_update_elem(loaded.map_fd("tables"), &place, tables.data(), BPF_ANY);
+  std::vector<std::byte>().swap(tables);  // an assignment would keep the memory
   if (code != 0) {
     return util::fail_errno(EX_OSERR, "cannot fill the filter's tables", -code);
   }
@@ -476,24 +500,21 @@ util::Result<void> Sensor::State::fill_tables(std::uint32_t of_version) {
 }
 
 util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
-  const auto put = [](bpf_map* map, const void* key, std::size_t key_size, const void* value, std::size_t value_size) {
-    return bpf_map__update_elem(map, key, key_size, value, value_size, BPF_ANY) == 0;
-  };
-  const auto& maps = skeleton->maps;
+  const auto put = [this](const char* map, const void* key, const void* value) { return bpf_map_update_elem(loaded.map_fd(map), key, value, BPF_ANY) == 0; };
   const __u32 zero = 0;
   const __u8 one = 1;
-  const int finisher = bpf_program__fd(skeleton->progs.finish);
-  bool ok = put(maps.finisher, &zero, sizeof zero, &finisher, sizeof finisher);
+  const int finisher = loaded.program_fd("finish");
+  bool ok = put("finisher", &zero, &finisher);
   for (const std::string& comm : filter.comms) {
     char key[VG_COMM_LEN] = {};
     comm.copy(key, sizeof key - 1);
-    ok = ok && put(maps.comms, key, sizeof key, &one, sizeof one);
+    ok = ok && put("comms", key, &one);
   }
-  for (const std::uint32_t uid : filter.uids) {
-    ok = ok && put(maps.uids, &uid, sizeof uid, &one, sizeof one);
+  for (const std::uint32_t& uid : filter.uids) {
+    ok = ok && put("uids", &uid, &one);
   }
-  for (const std::uint32_t pid : filter.pids) {
-    ok = ok && put(maps.pids, &pid, sizeof pid, &one, sizeof one);
+  for (const std::uint32_t& pid : filter.pids) {
+    ok = ok && put("pids", &pid, &one);
   }
   if (!ok) {
     return util::fail_errno(EX_OSERR, "cannot fill the filter's tables");
@@ -501,40 +522,45 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   return fill_tables(version);
 }
 
-util::Result<void> Sensor::State::attach_kprobes() {
-  const auto& p = skeleton->progs;
+// What of this kernel is asked for, so that its list of functions is not kept.
+void Sensor::State::find_places() {
   const HasFunction has = [&](const std::string& name) { return facts.has(name); };
-  std::vector<Probe> calls = call_probes(operations, has);
-  const std::vector<Probe> requests = request_probes(operations, has);
+  calls = call_probes(operations, has);
+  requests = request_probes(operations, has);
+  objects = object_probes(operations, has);
+  missing = unserved_by(hook, ~std::uint64_t{0}, facts);
+  facts.functions = {};
+}
+
+util::Result<void> Sensor::State::attach_kprobes() {
   if (calls.empty()) {
     return util::fail(EX_UNAVAILABLE, "none of the system calls' functions can be probed");
   }
   // Of reads and writes the return says all, of closes the entry.
-  const auto among = [](std::uint64_t set) {
-    return [set](const Probe& probe) { return (set & event::operation_bit(event::call_operation(VG_COOKIE_CALL_OF(probe.cookie)))) != 0; };
+  const auto without = [this](std::uint64_t set) {
+    std::vector<Probe> probes = calls;
+    std::erase_if(probes, [set](const Probe& probe) { return (set & event::operation_bit(event::call_operation(VG_COOKIE_CALL_OF(probe.cookie)))) != 0; });
+    return probes;
   };
-  std::vector<Probe> returns = calls;
-  std::erase_if(returns, among(event::operation_bit(VG_OP_CLOSE)));
-  std::erase_if(calls, among(event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE)));
+  std::vector<Probe> returns = without(event::operation_bit(VG_OP_CLOSE));
   returns.insert(returns.end(), requests.begin(), requests.end());
   // Object and return first: a call that began before its return probe was there would count as missed.
-  auto done = attach_to(p.decide_kprobe, object_probes(operations, has), false);
-  done = done ? attach_to(p.call_return, returns, true) : done;
-  done = done ? attach_to(p.request_enter, requests, false) : done;
-  return done ? attach_to(p.call_enter, calls, false) : done;
+  auto done = attach_to(loaded.program("decide_kprobe"), objects, false);
+  done = done ? attach_to(loaded.program("call_return"), returns, true) : done;
+  done = done ? attach_to(loaded.program("request_enter"), requests, false) : done;
+  return done ? attach_to(loaded.program("call_enter"), without(event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE)), false) : done;
 }
 
 util::Result<void> Sensor::State::attach_requests() {
-  const std::vector<Probe> requests = request_probes(operations, [&](const std::string& name) { return facts.has(name); });
-  auto done = attach_to(skeleton->progs.call_return, requests, true);
-  return done ? attach_to(skeleton->progs.request_enter, requests, false) : done;
+  auto done = attach_to(loaded.program("call_return"), requests, true);
+  return done ? attach_to(loaded.program("request_enter"), requests, false) : done;
 }
 
 // A kernel can accept and attach LSM programs and never call them: "bpf" must be in its lsm= list.
 util::Result<void> Sensor::State::check_lsm_fires() {
-  const __u32 before = skeleton->bss->lsm_canary;
+  const __u32 before = bss().lsm_canary;
   const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
-  if (std::atomic_ref(skeleton->bss->lsm_canary).load() == before) {
+  if (std::atomic_ref(bss().lsm_canary).load() == before) {
     return util::fail(EX_UNAVAILABLE, "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list");
   }
   return {};
@@ -629,6 +655,13 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   if (const int code = vfsguard_bpf__load(state->skeleton.get()); code != 0) {
     return util::pass_on(load_error(code, options.hook));
   }
+  auto loaded = Loaded::of(state->skeleton->obj);
+  if (!loaded) {
+    return util::pass_on(loaded.error());
+  }
+  state->loaded = std::move(*loaded);
+  state->skeleton.reset();
+  state->find_places();
   auto grace = Grace::open();
   if (!grace) {
     return util::pass_on(grace.error());
@@ -638,19 +671,21 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
     return util::pass_on(filled.error());
   }
   LIBBPF_OPTS(bpf_test_run_opts, run);
-  if (bpf_prog_test_run_opts(bpf_program__fd(state->skeleton->progs.who_am_i), &run) != 0) {
+  if (bpf_prog_test_run_opts(state->loaded.program_fd("who_am_i"), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
-  state->ring.reset(ring_buffer__new(bpf_map__fd(state->skeleton->maps.ring), State::on_record, state.get(), nullptr));
-  state->priority_ring.reset(ring_buffer__new(bpf_map__fd(state->skeleton->maps.priority_ring), State::on_priority, state.get(), nullptr));
-  if (!state->ring || !state->priority_ring) {
-    return util::fail_errno(EX_OSERR, "cannot map the ring buffers");
-  }
   state->wait.reset(epoll_create1(EPOLL_CLOEXEC));
-  for (const auto* ring : {state->ring.get(), state->priority_ring.get()}) {
+  const std::pair<const char*, std::optional<Ring>&> lanes[] = {{"ring", state->ring}, {"priority_ring", state->priority_ring}};
+  for (const auto& [name, ring] : lanes) {
+    const Loaded::Map& map = state->loaded.map(name);
+    auto opened = Ring::open(map.fd.get(), map.max_entries);
+    if (!opened) {
+      return util::pass_on(opened.error());
+    }
+    ring.emplace(std::move(*opened));
     epoll_event readable{};
     readable.events = EPOLLIN;
-    if (epoll_ctl(state->wait.get(), EPOLL_CTL_ADD, ring_buffer__epoll_fd(ring), &readable) != 0) {
+    if (epoll_ctl(state->wait.get(), EPOLL_CTL_ADD, ring->fd(), &readable) != 0) {
       return util::fail_errno(EX_OSERR, "cannot wait for the ring buffers");
     }
   }
@@ -672,28 +707,23 @@ util::Result<void> Sensor::attach() {
       return done;
     }
   }
-  if (state_->hook == Hook::kLsm && std::ranges::find(state_->programs, state_->skeleton->progs.request_enter) != state_->programs.end()) {
+  if (state_->hook == Hook::kLsm && std::ranges::find(state_->programs, "request_enter") != state_->programs.end()) {
     if (auto done = state_->attach_requests(); !done) {
       detach();
       return done;
     }
   }
-  for (bpf_program* program : state_->programs) {
-    const bpf_prog_type type = bpf_program__type(program);
-    if (type == BPF_PROG_TYPE_SYSCALL || type == BPF_PROG_TYPE_KPROBE) {
-      continue;
+  for (const std::string& name : state_->programs) {
+    const Loaded::Program& program = state_->loaded.program(name);
+    if (program.type == BPF_PROG_TYPE_SYSCALL || program.type == BPF_PROG_TYPE_KPROBE || name == "finish") {
+      continue;  // run by hand, attached above, tail-called
     }
-    const auto& progs = state_->skeleton->progs;
-    if (program == progs.finish) {
-      continue;  // tail-called
-    }
-    bpf_link* link = program == progs.io_uring_submit ? bpf_program__attach_raw_tracepoint(program, state_->facts.submit) : bpf_program__attach(program);
-    if (link == nullptr) {
-      const int code = errno;
+    auto link = attach_program(program, name == "io_uring_submit" ? state_->facts.submit : nullptr);
+    if (!link) {
       detach();
-      return util::fail_errno(EX_UNAVAILABLE, fmt::format("cannot attach {}", bpf_program__name(program)), code);
+      return util::pass_on(link.error());
     }
-    state_->links.emplace_back(link);
+    state_->links.push_back(std::move(*link));
   }
   if (state_->hook == Hook::kLsm) {
     if (auto fires = state_->check_lsm_fires(); !fires) {
@@ -705,8 +735,7 @@ util::Result<void> Sensor::attach() {
 }
 
 bool Sensor::fits(const Filter& filter) const {
-  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing &&
-         filter.killing == (state_->skeleton->rodata->killing != 0) &&
+  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing && filter.killing == state_->killing &&
          policy::kernel_tables(filter.automaton, filter.set_operations).size() <= state_->table_size;
 }
 
@@ -719,7 +748,7 @@ util::Result<void> Sensor::replace(const Filter& filter) {
   if (auto filled = state.fill_tables(next); !filled) {
     return util::pass_on(filled.error());
   }
-  std::atomic_ref(state.skeleton->data->policy_version).store(next);
+  std::atomic_ref(state.data().policy_version).store(next);
   state.version = next;
   // The place of the old one is free when all that began by it is done.
   return state.grace->wait();
@@ -736,14 +765,8 @@ void Sensor::detach() {
 util::Result<std::size_t> Sensor::consume(std::size_t limit) {
   state_->budget = limit;
   state_->consumed = 0;
-  ring_buffer__consume(state_->priority_ring.get());
-  const int code = ring_buffer__consume(state_->ring.get());
-  // The handler stops the loop by a positive value, which libbpf hands through.
-  if (code < 0 && code != -EINTR) {
-    return util::fail_errno(EX_OSERR, "cannot read the ring buffer", -code);
-  }
-  if (state_->consumed < limit) {
-    state_->deliver_held(~std::uint64_t{0});  // the bulk lane is empty: nothing there is older
+  if (auto done = state_->consume(); !done) {
+    return util::pass_on(std::move(done.error()));
   }
   return state_->consumed;
 }
@@ -751,13 +774,13 @@ util::Result<std::size_t> Sensor::consume(std::size_t limit) {
 int Sensor::wait_fd() const { return state_->wait.get(); }
 
 util::Result<void> Sensor::turn_aggregates() {
-  std::atomic_ref(state_->skeleton->bss->aggregate_epoch).fetch_add(1);
+  std::atomic_ref(state_->bss().aggregate_epoch).fetch_add(1);
   return state_->grace->wait();  // then no program runs that saw the old value
 }
 
 util::Result<void> Sensor::take_aggregates(const std::function<void(const vg_aggregate&)>& each) {
   const bool odd = filled_table() == 0;  // the one that is not filled now
-  const int map = bpf_map__fd(odd ? state_->skeleton->maps.aggregates_odd : state_->skeleton->maps.aggregates_even);
+  const int map = state_->loaded.map_fd(odd ? "aggregates_odd" : "aggregates_even");
   constexpr __u32 kBatch = 512;
   std::vector<vg_aggregate_key> keys(kBatch);
   std::vector<vg_aggregate> values(kBatch);
@@ -778,11 +801,11 @@ util::Result<void> Sensor::take_aggregates(const std::function<void(const vg_agg
   }
 }
 
-std::uint64_t Sensor::filled_table() const { return std::atomic_ref(state_->skeleton->bss->aggregate_epoch).load() & 1; }
+std::uint64_t Sensor::filled_table() const { return std::atomic_ref(state_->bss().aggregate_epoch).load() & 1; }
 
-bool Sensor::aggregates_were_full() { return std::atomic_ref(state_->skeleton->bss->aggregates_full).exchange(0) != 0; }
+bool Sensor::aggregates_were_full() { return std::atomic_ref(state_->bss().aggregates_full).exchange(0) != 0; }
 
-void Sensor::arm() { std::atomic_ref(state_->skeleton->bss->reader_waits).store(1, std::memory_order_seq_cst); }
+void Sensor::arm() { std::atomic_ref(state_->bss().reader_waits).store(1, std::memory_order_seq_cst); }
 
 Hook Sensor::hook() const { return state_->hook; }
 
@@ -797,7 +820,7 @@ bool Sensor::sees() const {
   if ((operations() >> VG_OP_OPEN & 1) == 0) {
     return true;
   }
-  const std::atomic_ref calls(state_->skeleton->bss->own_calls);
+  const std::atomic_ref calls(state_->bss().own_calls);
   const std::uint64_t before = calls.load();
   {
     const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
@@ -807,11 +830,11 @@ bool Sensor::sees() const {
 
 Inventory Sensor::inventory() const {
   Inventory inventory;
-  add_object(inventory, "record", state_->skeleton->obj);
+  add_object(inventory, "record", state_->loaded);
   for (std::size_t i = 0; i < state_->links.size(); ++i) {
-    add_link(inventory, "record", std::to_string(i), bpf_link__fd(state_->links[i].get()));
+    add_link(inventory, "record", std::to_string(i), state_->links[i].get());
   }
-  add_contents(inventory, "record", bpf_map__fd(state_->skeleton->maps.tables), state_->version & 1, state_->table_size);
+  add_contents(inventory, "record", state_->loaded.map_fd("tables"), state_->version & 1, state_->table_size);
   return inventory;
 }
 
@@ -823,41 +846,45 @@ std::uint64_t Sensor::names_only() const {
   return state_->hook == Hook::kTracepoint ? kByName : 0;  // a descriptor is what tracepoints find an object by
 }
 
-std::vector<Unserved> Sensor::unserved(std::uint64_t operations) const { return unserved_by(state_->hook, operations, state_->facts); }
+std::vector<Unserved> Sensor::unserved(std::uint64_t operations) const {
+  std::vector<Unserved> found = state_->missing;
+  std::erase_if(found, [&](const Unserved& missing) { return (operations & event::operation_bit(missing.operation)) == 0; });
+  return found;
+}
 
 Limits Sensor::limits() const {
-  const auto& maps = state_->skeleton->maps;
+  const auto entries = [&](const char* map) { return state_->loaded.map(map).max_entries; };
+  const auto value_size = [&](const char* map) { return state_->loaded.map(map).value_size; };
   Limits limits;
-  limits.ring_bytes = std::uint64_t{bpf_map__max_entries(maps.ring)} + bpf_map__max_entries(maps.priority_ring);
-  limits.open_files = bpf_map__max_entries(maps.sessions);
-  limits.requests = bpf_map__max_entries(maps.pending_requests);
-  limits.kinds = state_->skeleton->rodata->aggregate != 0 ? bpf_map__max_entries(maps.aggregates_even) : 0;
-  limits.thread_bytes = bpf_map__value_size(maps.pending_calls) + (state_->hook == Hook::kTracepoint ? 0 : bpf_map__value_size(maps.decided_paths));
-  limits.process_bytes = bpf_map__value_size(maps.processes);
-  const bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, state_->skeleton->obj) {
+  limits.ring_bytes = std::uint64_t{entries("ring")} + entries("priority_ring");
+  limits.open_files = entries("sessions");
+  limits.requests = entries("pending_requests");
+  limits.kinds = state_->aggregates ? entries("aggregates_even") : 0;
+  limits.thread_bytes = value_size("pending_calls") + (state_->hook == Hook::kTracepoint ? 0 : value_size("decided_paths"));
+  limits.process_bytes = value_size("processes");
+  for (const Loaded::Map& map : state_->loaded.maps()) {
     constexpr std::uint64_t kHashOverhead = 64;  // struct htab_elem and its share of the buckets, kernel/bpf/hashtab.c
     const auto aligned = [](std::uint64_t size) { return (size + 7) / 8 * 8; };
-    const std::uint64_t value = aligned(bpf_map__value_size(map));
-    switch (bpf_map__type(map)) {
+    const std::uint64_t value = aligned(map.value_size);
+    switch (map.type) {
       case BPF_MAP_TYPE_HASH:
-      case BPF_MAP_TYPE_LRU_HASH: limits.table_bytes += bpf_map__max_entries(map) * (kHashOverhead + aligned(bpf_map__key_size(map)) + value); break;
-      case BPF_MAP_TYPE_ARRAY: limits.table_bytes += bpf_map__max_entries(map) * value; break;
-      case BPF_MAP_TYPE_PERCPU_ARRAY: limits.table_bytes += bpf_map__max_entries(map) * value * static_cast<std::uint64_t>(libbpf_num_possible_cpus()); break;
+      case BPF_MAP_TYPE_LRU_HASH: limits.table_bytes += std::uint64_t{map.max_entries} * (kHashOverhead + aligned(map.key_size) + value); break;
+      case BPF_MAP_TYPE_ARRAY: limits.table_bytes += map.max_entries * value; break;
+      case BPF_MAP_TYPE_PERCPU_ARRAY: limits.table_bytes += map.max_entries * value * static_cast<std::uint64_t>(libbpf_num_possible_cpus()); break;
       default: break;
     }
   }
   return limits;
 }
 
-void Sensor::describe_again() { std::atomic_ref(state_->skeleton->data->describe_epoch).fetch_add(1); }
+void Sensor::describe_again() { std::atomic_ref(state_->data().describe_epoch).fetch_add(1); }
 
 Counters Sensor::counters() const {
   Counters total;
   const int cpus = libbpf_num_possible_cpus();
   std::vector<vg_counters> each(static_cast<std::size_t>(std::max(cpus, 1)));
   const __u32 zero = 0;
-  if (bpf_map_lookup_elem(bpf_map__fd(state_->skeleton->maps.counters), &zero, each.data()) == 0) {
+  if (bpf_map_lookup_elem(state_->loaded.map_fd("counters"), &zero, each.data()) == 0) {
     for (const vg_counters& c : each) {
       for (std::size_t i = 0; i < VG_OP_COUNT; ++i) {
         total.operations[i].seen += c.seen[i];
@@ -876,9 +903,7 @@ Counters Sensor::counters() const {
   }
   total.probe_misses = state_->misses();
   total.program_misses = state_->program_misses;
-  for (const bpf_program* program : state_->programs) {
-    total.program_misses += recursion_misses(program);
-  }
+  total.program_misses += recursion_misses(state_->loaded);
   return total;
 }
 

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "util/fd.h"
+#include "util/result.h"
+
+struct bpf_object;
+
+namespace vfsguard::sensor {
+
+/// What is used of a BPF object once it is in the kernel: its programs and maps, by descriptors of its own, and the sections that it shares with
+/// its programs. libbpf's object, with type information, relocations and the instructions of every program well over a megabyte, can be closed
+/// then. Descriptors close with this; what is attached or pinned stays in the kernel without them.
+class Loaded {
+ public:
+  struct Program {
+    std::string name;
+    std::string section;
+    std::uint32_t type = 0;  // enum bpf_prog_type
+    util::UniqueFd fd;
+  };
+  struct Map {
+    std::string name;
+    std::uint32_t type = 0;  // enum bpf_map_type
+    std::uint32_t key_size = 0;
+    std::uint32_t value_size = 0;
+    std::uint32_t max_entries = 0;
+    bool section = false;  // .bss, .data, .rodata
+    util::UniqueFd fd;
+  };
+
+  /// Of an object that libbpf has loaded; what it was told not to load or create is left out.
+  [[nodiscard]] static util::Result<Loaded> of(const bpf_object* object);
+
+  [[nodiscard]] const std::vector<Program>& programs() const { return programs_; }
+  [[nodiscard]] const std::vector<Map>& maps() const { return maps_; }
+  /// By name; one without a descriptor when there is none.
+  [[nodiscard]] const Program& program(std::string_view name) const;
+  [[nodiscard]] const Map& map(std::string_view name) const;
+  /// Descriptors of these.
+  [[nodiscard]] int program_fd(std::string_view name) const { return program(name).fd.get(); }
+  [[nodiscard]] int map_fd(std::string_view name) const { return map(name).fd.get(); }
+
+  /// The sections as bpftool's skeleton declares them, shared with the kernel. No `const` of its own: whoever may read these may write them.
+  template <typename Bss>
+  [[nodiscard]] Bss& bss() const {
+    return *static_cast<Bss*>(bss_.get());
+  }
+  template <typename Data>
+  [[nodiscard]] Data& data() const {
+    return *static_cast<Data*>(data_.get());
+  }
+
+ private:
+  std::vector<Program> programs_;
+  std::vector<Map> maps_;
+  std::shared_ptr<void> bss_;
+  std::shared_ptr<void> data_;
+};
+
+}  // namespace vfsguard::sensor

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "util/result.h"
+
+namespace vfsguard::sensor {
+
+/// The consumer's side of a BPF ring buffer (BPF_MAP_TYPE_RINGBUF; layout and protocol: kernel/bpf/ringbuf.c and
+/// Documentation/bpf/ringbuf.rst), through a window: of the ring's pages only those about to be read are mapped. A ring that is mapped as a
+/// whole, twice in a row as the kernel offers it, counts in this process with all its pages two times over from the start.
+///
+/// One reads at a time. Records are handed out in the order in which they were reserved, each whole, from the kernel's own memory.
+class Ring {
+ public:
+  /// Of the map `map`, which must be of `size` bytes and stay open as long as this is used.
+  [[nodiscard]] static util::Result<Ring> open(int map, std::size_t size);
+
+  Ring(const Ring&) = delete;
+  Ring& operator=(const Ring&) = delete;
+  Ring(Ring&& other) noexcept;
+  Ring& operator=(Ring&& other) noexcept;
+  ~Ring();
+
+  /// Calls `each(std::span<const std::byte>)` for what is there, until it answers false or no record is left; what was handed out is free for
+  /// the kernel afterwards. `each` does not call this of the same ring.
+  template <typename Each>
+  [[nodiscard]] util::Result<void> consume(Each&& each) {
+    find_position();
+    for (bool more = true; more;) {
+      const auto record = next();
+      if (!record) {
+        return util::pass_on(record.error());
+      }
+      if (record->data() == nullptr) {
+        break;
+      }
+      more = each(*record);
+      release();
+    }
+    return {};
+  }
+
+  /// Readable by poll(2) when records are there; the map's own.
+  [[nodiscard]] int fd() const { return map_; }
+
+ private:
+  Ring() = default;
+  /// Others may have read since: a reload opens the ring anew while the one before still reads.
+  void find_position();
+  /// The next record that is complete, past those that were discarded; without data when there is none.
+  util::Result<std::span<const std::byte>> next();
+  void release();
+  /// Where `bytes` of the ring from `position` on are mapped.
+  util::Result<const std::byte*> at(std::uint64_t position, std::size_t bytes);
+  void unmap();
+
+  int map_ = -1;
+  std::size_t size_ = 0;
+  std::uint64_t* consumer_ = nullptr;        // a page of its own, which the kernel reads
+  const std::uint64_t* producer_ = nullptr;  // likewise, which it writes
+  std::uint64_t position_ = 0;               // of the next record, since the ring was made
+  std::size_t length_ = 0;                   // of the record that is handed out, with its header
+  std::byte* window_ = nullptr;
+  std::size_t window_begin_ = 0;  // in the ring
+  std::size_t window_size_ = 0;
+};
+
+}  // namespace vfsguard::sensor
