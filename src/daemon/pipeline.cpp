@@ -95,6 +95,8 @@ class Pipeline {
   void tell_last();
   void tell_stop();
   void tell_change(std::string_view what, const util::Result<void>& done);
+  void tell_mechanism();
+  [[nodiscard]] std::string_view mechanism();  // that carries out rules
   void add_digests(event::Notice& notice) const;
   void watch_clock();
   void open_state();
@@ -150,6 +152,7 @@ class Pipeline {
   std::uint64_t received_ = 0;   // events out of the ring
   std::uint64_t malformed_ = 0;  // records that could not be decoded
   std::string stopped_by_;       // why it ends
+  std::string_view mechanism_told_;
   std::string exe_digest_;       // of this program's file; it does not change while it runs
   std::optional<guard::State> state_;
   std::optional<guard::ClockWatch> clock_;
@@ -770,9 +773,22 @@ void Pipeline::tell_start() {
                    {"pid", std::to_string(getpid())},
                    {"kernel", output::json_string(kernel.release)},
                    {"hook", fmt::format("\"{}\"", event::hook_name(static_cast<unsigned>(sensor_->hook())))},
-                   {"mechanism", fmt::format("\"{}\"", enforcer() != nullptr ? enforce::mechanism_name(enforcer()->mechanism()) : "none")}};
+                   {"mechanism", fmt::format("\"{}\"", mechanism())}};
+  mechanism_told_ = mechanism();
   add_digests(notice);
   tell(std::move(notice));
+}
+
+std::string_view Pipeline::mechanism() { return enforcer() != nullptr ? enforce::mechanism_name(enforcer()->mechanism()) : "none"; }
+
+void Pipeline::tell_mechanism() {
+  const std::string_view before = std::exchange(mechanism_told_, mechanism());
+  if (before == mechanism_told_) {
+    return;
+  }
+  tell({.operation = "mechanism",
+        .message = fmt::format("rules are carried out by {}; it was {}", mechanism_told_, before),
+        .fields = {{"from", fmt::format("\"{}\"", before)}, {"to", fmt::format("\"{}\"", mechanism_told_)}}});
 }
 
 // How long nobody watched, where the one before did not say that it ends.
@@ -813,6 +829,7 @@ void Pipeline::tell_stop() {
 
 void Pipeline::after_change(std::string_view what, const util::Result<void>& done) {
   tell_change(what, done);
+  tell_mechanism();
   take_detector();
   if (done && sentinel_) {
     sentinel_->changed();
@@ -825,7 +842,7 @@ void Pipeline::tell_change(std::string_view what, const util::Result<void>& done
   if (done) {
     notice.message = fmt::format("{}: in force", what);
     notice.fields = {{"success", "true"},
-                     {"mechanism", fmt::format("\"{}\"", enforcer() != nullptr ? enforce::mechanism_name(enforcer()->mechanism()) : "none")},
+                     {"mechanism", fmt::format("\"{}\"", mechanism())},
                      {"rules", std::to_string(options_.governor->policy().rules.size())}};
     add_digests(notice);
   } else {

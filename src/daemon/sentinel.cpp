@@ -16,6 +16,7 @@
 #include "event/names.h"
 #include "output/escape.h"
 #include "util/clock.h"
+#include "util/memory.h"
 #include "util/fd.h"
 
 namespace vfsguard::daemon {
@@ -195,6 +196,7 @@ void Sentinel::check() {
            .message = fmt::format("{} things are as they were at the start; looked at every {} s", integrity_.size(), policy().integrity_seconds),
            .fields = {{"success", "true"}, {"checked", std::to_string(integrity_.size())}}});
   }
+  util::give_back_memory();
 }
 
 // Programs that are attached, and never called (kprobes can be disarmed for all at once, by debugfs), see nothing.

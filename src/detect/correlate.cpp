@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -27,6 +28,10 @@ bool holds(const Correlation::Bound& bound, double value) {
   }
 }
 
+bool all_hold(const Correlation& c, double value) {
+  return std::ranges::all_of(c.bounds, [&](const Correlation::Bound& bound) { return holds(bound, value); });
+}
+
 // How many matches may have to be kept to tell.
 double most_needed(const Correlation& c) {
   double most = 1;
@@ -36,7 +41,7 @@ double most_needed(const Correlation& c) {
   return most;
 }
 
-bool counts_in_buckets(const Correlation& c) { return c.kind == Correlation::Kind::kEventCount && most_needed(c) > static_cast<double>(Correlator::kExact); }
+bool is_rate(const Correlation& c) { return c.kind == Correlation::Kind::kEventCount && most_needed(c) > static_cast<double>(Correlator::kExact); }
 
 // FNV-1a, twice with different beginnings: 128 bits stand for the texts.
 struct Hash {
@@ -83,6 +88,10 @@ util::Result<void> Correlator::resolve(const std::vector<Rule>& rules) {
   }
   for (std::uint32_t c = 0; c < correlations_.size(); ++c) {
     const Correlation& one = correlations_[c];
+    auto& rates = rates_.emplace_back();
+    if (is_rate(one)) {
+      rates.emplace(one.timespan_ns / Rates::kBuckets, most_needed(one));
+    }
     auto& refers = nodes_.emplace_back();
     for (const std::string& reference : one.rules) {
       std::uint32_t node = 0;
@@ -156,6 +165,11 @@ bool Correlator::keeps_up(std::uint64_t time_ns) {
   behind_ns_ = 0;
   groups_.clear();
   by_key_.clear();
+  for (std::optional<Rates>& rates : rates_) {
+    if (rates) {
+      rates->clear();
+    }
+  }
   bytes_ = 0;
   return true;
 }
@@ -171,7 +185,7 @@ std::optional<std::string> Correlator::value_of(const Correlation& c, std::uint3
 
 std::size_t Correlator::size_of(const Group& group) const {
   // A list node, a hash node and its bucket, and what the vectors hold.
-  return sizeof(Group) + 16 + sizeof(Key) + 40 + group.entries.capacity() * sizeof(Entry) + group.buckets.capacity() * sizeof(std::uint32_t);
+  return sizeof(Group) + 16 + sizeof(Key) + 40 + group.entries.capacity() * sizeof(Entry);
 }
 
 Correlator::Group& Correlator::group_of(const Key& key, std::uint64_t time_ns) {
@@ -188,54 +202,81 @@ Correlator::Group& Correlator::group_of(const Key& key, std::uint64_t time_ns) {
   return groups_.front();
 }
 
+std::size_t Correlator::groups() const {
+  std::size_t sum = by_key_.size();
+  for (const std::optional<Rates>& rates : rates_) {
+    sum += rates ? rates->size() : 0;
+  }
+  return sum;
+}
+
+std::size_t Correlator::bytes() const {
+  std::size_t sum = bytes_;
+  for (const std::optional<Rates>& rates : rates_) {
+    sum += rates ? rates->bytes() : 0;
+  }
+  return sum;
+}
+
+// What no match can reach any more goes, and what was touched longest ago as long as there is too much; never the last one.
 void Correlator::make_room(std::uint64_t now_ns) {
-  while (groups_.size() > 1) {
-    const Group& oldest = groups_.back();
-    const bool over = oldest.newest_ns + correlations_[oldest.key.correlation].timespan_ns + options_.late_ns < now_ns;
-    if (!over && bytes_ <= options_.memory) {
+  const auto over = [&](std::uint64_t newest_ns, std::uint32_t correlation) {
+    return newest_ns + correlations_[correlation].timespan_ns + options_.late_ns < now_ns;
+  };
+  for (std::size_t left = groups(); left > 1; --left) {
+    const bool full = bytes() > options_.memory;
+    std::uint64_t oldest_ns = ~std::uint64_t{0};
+    std::optional<std::uint32_t> of_rates;
+    bool goes = false;
+    if (!groups_.empty()) {
+      oldest_ns = groups_.back().newest_ns;
+      goes = over(oldest_ns, groups_.back().key.correlation);
+    }
+    for (std::uint32_t c = 0; !goes && c < rates_.size(); ++c) {
+      if (!rates_[c] || rates_[c]->oldest() == Rates::kNone) {
+        continue;
+      }
+      const std::uint64_t newest_ns = rates_[c]->newest_ns(rates_[c]->oldest(), now_ns);
+      goes = over(newest_ns + correlations_[c].timespan_ns / Rates::kBuckets, c);
+      if (goes || newest_ns < oldest_ns) {
+        oldest_ns = newest_ns;
+        of_rates = c;
+      }
+    }
+    if (!goes && !full) {
       return;
     }
-    counters_.evicted += over ? 0 : 1;
-    bytes_ -= std::min(bytes_, size_of(oldest));
-    by_key_.erase(oldest.key);
-    groups_.pop_back();
+    counters_.evicted += goes ? 0 : 1;
+    if (of_rates) {
+      rates_[*of_rates]->erase(rates_[*of_rates]->oldest());
+    } else {
+      const Group& oldest = groups_.back();
+      bytes_ -= std::min(bytes_, size_of(oldest));
+      by_key_.erase(oldest.key);
+      groups_.pop_back();
+    }
   }
 }
 
-void Correlator::count_in_bucket(const Correlation& c, Group& group, std::uint64_t time_ns) {
-  const std::uint64_t width = std::max<std::uint64_t>(c.timespan_ns / kBuckets, 1);
-  const std::uint64_t number = time_ns / width;
-  if (group.buckets.empty()) {
-    group.buckets.assign(kBuckets, 0);
-    group.buckets.shrink_to_fit();
-    group.bucket_at = number;
+// Marks are numbers from 1 on; a match that more than kNoted others followed is not known any more.
+const Correlator::Noted* Correlator::noted(std::uint32_t mark, std::uint32_t slot) const {
+  if (mark == 0 || noted_so_far_ - mark >= kNoted) {
+    return nullptr;
   }
-  while (group.bucket_at < number) {
-    ++group.bucket_at;
-    group.buckets[group.bucket_at % kBuckets] = 0;
-    if (number - group.bucket_at >= kBuckets) {
-      std::ranges::fill(group.buckets, 0u);
-      group.bucket_at = number;
-    }
-  }
-  if (group.bucket_at - number < kBuckets) {
-    ++group.buckets[number % kBuckets];
-  }
+  const Noted& one = noted_[mark % kNoted];
+  return one.slot == slot ? &one : nullptr;
+}
+
+void Correlator::remember(Rates& rates, std::uint32_t slot, const Contribution& from) {
+  noted_.resize(kNoted);
+  noted_so_far_ += noted_so_far_ == ~0u ? 2 : 1;
+  noted_[noted_so_far_ % kNoted] = {from, slot, std::exchange(rates.mark(slot), noted_so_far_)};
 }
 
 // Keeps the entries in order of time and drops what no window can reach any more.
 void Correlator::add(const Correlation& c, Group& group, Entry entry) {
   group.newest_ns = std::max(group.newest_ns, entry.from.time_ns);
   auto& all = group.entries;
-  if (counts_in_buckets(c)) {
-    count_in_bucket(c, group, entry.from.time_ns);
-    // The last few, to be told.
-    if (all.size() >= 4) {
-      all.erase(all.begin());
-    }
-    all.push_back(entry);
-    return;
-  }
   const std::uint64_t horizon = group.newest_ns - std::min(group.newest_ns, c.timespan_ns + options_.late_ns);
   std::erase_if(all, [&](const Entry& old) { return old.from.time_ns < horizon; });
   if (c.kind == Correlation::Kind::kValueCount) {
@@ -255,11 +296,7 @@ std::optional<double> Correlator::reached(const Correlation& c, const std::vecto
   const std::uint64_t begin = end - std::min(end, c.timespan_ns);
   std::vector<double> values;
   double value = 0;
-  if (counts_in_buckets(c)) {
-    for (const std::uint32_t bucket : group.buckets) {
-      value += bucket;
-    }
-  } else if (c.kind == Correlation::Kind::kTemporalOrdered) {
+  if (c.kind == Correlation::Kind::kTemporalOrdered) {
     // From the last rule back: the latest of each that is not after the one behind it.
     std::uint64_t before = end;
     for (std::size_t place = nodes.size(); place > 0; --place) {
@@ -309,7 +346,75 @@ std::optional<double> Correlator::reached(const Correlation& c, const std::vecto
       }
     }
   }
-  return std::ranges::all_of(c.bounds, [&](const Correlation::Bound& bound) { return holds(bound, value); }) ? std::optional(value) : std::nullopt;
+  return all_hold(c, value) ? std::optional(value) : std::nullopt;
+}
+
+std::optional<Fired> Correlator::note_exactly(const Use& use, const Key& key, const Entry& entry) {
+  const Correlation& c = correlations_[use.correlation];
+  const std::uint64_t time_ns = entry.from.time_ns;
+  Group& group = group_of(key, time_ns);
+  const std::size_t before = size_of(group);
+  add(c, group, entry);
+  bytes_ += size_of(group) - before;
+  // A late one may complete any window that it lies in.
+  std::optional<double> value = reached(c, nodes_[use.correlation], group, time_ns);
+  std::uint64_t end = time_ns;
+  for (std::size_t i = 0; !value && i < group.entries.size(); ++i) {
+    const std::uint64_t other = group.entries[i].from.time_ns;
+    if (other > time_ns && other - time_ns <= c.timespan_ns) {
+      value = reached(c, nodes_[use.correlation], group, other);
+      end = other;
+    }
+  }
+  if (!value) {
+    return std::nullopt;
+  }
+  Fired one{.correlation = use.correlation, .group = {}, .value = *value, .first_ns = end, .last_ns = end, .events = {}};
+  const std::uint64_t begin = end - std::min(end, c.timespan_ns);
+  for (const Entry& e : group.entries) {
+    if (e.from.time_ns < begin || e.from.time_ns > end) {
+      continue;
+    }
+    Contribution told = e.from;
+    if (is_temporal(c.kind)) {
+      told.node = nodes_[use.correlation][e.from.node];
+    }
+    one.events.push_back(told);
+  }
+  if (!one.events.empty()) {
+    one.first_ns = one.events.front().time_ns;
+  }
+  if (one.events.size() > kTold) {
+    one.events.erase(one.events.begin(), one.events.end() - static_cast<std::ptrdiff_t>(kTold));
+  }
+  // It begins anew.
+  bytes_ -= std::min(bytes_, size_of(group));
+  by_key_.erase(group.key);
+  groups_.pop_front();
+  return one;
+}
+
+std::optional<Fired> Correlator::note_rate(const Use& use, const Key& key, const Contribution& from) {
+  const Correlation& c = correlations_[use.correlation];
+  Rates& rates = *rates_[use.correlation];
+  const std::uint32_t slot = rates.touch({key.high, key.low}, from.time_ns);
+  rates.count(slot, from.time_ns);
+  remember(rates, slot, from);
+  const auto value = static_cast<double>(rates.total(slot));
+  if (!all_hold(c, value)) {
+    return std::nullopt;
+  }
+  Fired one{.correlation = use.correlation, .group = {}, .value = value, .first_ns = from.time_ns, .last_ns = from.time_ns, .events = {}};
+  for (const Noted* last = noted(rates.mark(slot), slot); last != nullptr && one.events.size() < kTold; last = noted(last->before, slot)) {
+    if (last->from.time_ns + c.timespan_ns >= from.time_ns) {
+      one.events.push_back(last->from);
+    }
+  }
+  std::ranges::sort(one.events, {}, &Contribution::time_ns);
+  one.first_ns = one.events.front().time_ns;
+  one.last_ns = one.events.back().time_ns;
+  rates.erase(slot);
+  return one;
 }
 
 void Correlator::note_at(std::uint32_t node, const Contribution& from, const Field& field, std::vector<Fired>& fired, int depth) {
@@ -350,50 +455,19 @@ void Correlator::note_at(std::uint32_t node, const Contribution& from, const Fie
     if (is_temporal(c.kind)) {
       entry.from.node = use.place;
     }
-    Group& group = group_of({hash.high, hash.low, use.correlation}, from.time_ns);
-    const std::size_t before = size_of(group);
-    add(c, group, entry);
-    bytes_ += size_of(group) - before;
-    // A late one may complete any window that it lies in.
-    std::optional<double> value = reached(c, nodes_[use.correlation], group, from.time_ns);
-    std::uint64_t end = from.time_ns;
-    for (std::size_t i = 0; !value && i < group.entries.size(); ++i) {
-      const std::uint64_t other = group.entries[i].from.time_ns;
-      if (other > from.time_ns && other - from.time_ns <= c.timespan_ns) {
-        value = reached(c, nodes_[use.correlation], group, other);
-        end = other;
-      }
-    }
-    if (value) {
-      Fired one{use.correlation, std::move(group_values), *value, 0, end, {}};
-      const std::uint64_t begin = end - std::min(end, c.timespan_ns);
-      for (const Entry& e : group.entries) {
-        if (e.from.time_ns < begin || e.from.time_ns > end) {
-          continue;
-        }
-        Contribution told = e.from;
-        if (is_temporal(c.kind)) {
-          told.node = nodes_[use.correlation][e.from.node];
-        }
-        one.events.push_back(told);
-      }
-      one.first_ns = one.events.empty() ? end : one.events.front().time_ns;
-      if (one.events.size() > kTold) {
-        one.events.erase(one.events.begin(), one.events.end() - static_cast<std::ptrdiff_t>(kTold));
-      }
-      // It begins anew.
-      bytes_ -= std::min(bytes_, size_of(group));
-      by_key_.erase(group.key);
-      groups_.pop_front();
+    const Key key{hash.high, hash.low, use.correlation};
+    auto one = rates_[use.correlation] ? note_rate(use, key, from) : note_exactly(use, key, entry);
+    if (one) {
+      one->group = std::move(group_values);
       const std::uint32_t self = rules_ + use.correlation;
       if (!uses_[self].empty()) {
         const auto of_group = [&one](std::string_view name) -> std::optional<std::string> {
-          const auto known = std::ranges::find(one.group, name, &std::pair<std::string, std::string>::first);
-          return known == one.group.end() ? std::nullopt : std::optional(known->second);
+          const auto known = std::ranges::find(one->group, name, &std::pair<std::string, std::string>::first);
+          return known == one->group.end() ? std::nullopt : std::optional(known->second);
         };
-        note_at(self, {end, from.seq, from.cpu, self}, of_group, fired, depth + 1);
+        note_at(self, {one->last_ns, from.seq, from.cpu, self}, of_group, fired, depth + 1);
       }
-      fired.push_back(std::move(one));
+      fired.push_back(std::move(*one));
     } else {
       make_room(newest_ns_);
     }

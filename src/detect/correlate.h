@@ -3,8 +3,8 @@
 //
 // Time is the events' own. Matches may arrive late, up to Options::late_ns behind the newest; what comes later than that is counted and takes no part.
 // A clock that was set back is recognised by two such in a row, and begins anew. State is bounded by Options::memory: what was touched longest ago goes
-// first, and is counted. Windows of up to kExact matches keep each of them; larger ones count in kBuckets parts of the timespan, so that they span between
-// 15/16 of it and the whole. A correlation that has fired begins anew for its group.
+// first, and is counted. Windows of up to kExact matches keep each of them; larger ones are moving counts (detect/rates.h), so that they span between 15/16 of
+// the timespan and the whole, and know of what they counted what is among the last kNoted matches. A correlation that has fired begins anew for its group.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "detect/rates.h"
 #include "detect/sigma.h"
 
 namespace vfsguard::detect {
@@ -43,8 +44,8 @@ struct Fired {
 class Correlator {
  public:
   static constexpr std::size_t kExact = 32;
-  static constexpr std::size_t kBuckets = 16;
   static constexpr std::size_t kTold = 16;
+  static constexpr std::size_t kNoted = 4096;    // matches that moving counts remember, all together
   static constexpr std::size_t kSamples = 1024;  // values that a percentile is taken of, at most
 
   struct Options {
@@ -71,8 +72,8 @@ class Correlator {
   [[nodiscard]] bool takes(std::uint32_t node) const { return node < quiet_.size() && quiet_[node]; }
   [[nodiscard]] const std::vector<Correlation>& correlations() const { return correlations_; }
   [[nodiscard]] const Counters& counters() const { return counters_; }
-  [[nodiscard]] std::size_t groups() const { return by_key_.size(); }
-  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+  [[nodiscard]] std::size_t groups() const;
+  [[nodiscard]] std::size_t bytes() const;
 
  private:
   struct Key {
@@ -94,10 +95,14 @@ class Correlator {
     Key key;
     std::uint64_t newest_ns = 0;
     std::vector<Entry> entries;  // by time
-    std::vector<std::uint32_t> buckets;
-    std::uint64_t bucket_at = 0;  // number of the newest bucket since the clock's zero
   };
   using Groups = std::list<Group>;  // touched last first
+  // What a moving count counted.
+  struct Noted {
+    Contribution from;
+    std::uint32_t slot = 0;
+    std::uint32_t before = 0;  // the last one of the same slot, as Rates::mark()
+  };
   struct Use {
     std::uint32_t correlation = 0;
     std::uint32_t place = 0;  // among its rules
@@ -110,7 +115,11 @@ class Correlator {
   Group& group_of(const Key& key, std::uint64_t time_ns);
   bool keeps_up(std::uint64_t time_ns);
   void add(const Correlation& c, Group& group, Entry entry);
-  void count_in_bucket(const Correlation& c, Group& group, std::uint64_t time_ns);
+  // The two ways to keep a group: what fired, once it has.
+  std::optional<Fired> note_exactly(const Use& use, const Key& key, const Entry& entry);
+  std::optional<Fired> note_rate(const Use& use, const Key& key, const Contribution& from);
+  void remember(Rates& rates, std::uint32_t slot, const Contribution& from);
+  [[nodiscard]] const Noted* noted(std::uint32_t mark, std::uint32_t slot) const;
   [[nodiscard]] std::optional<double> reached(const Correlation& c, const std::vector<std::uint32_t>& nodes, const Group& group, std::uint64_t at) const;
   [[nodiscard]] std::size_t size_of(const Group& group) const;
   void make_room(std::uint64_t now_ns);
@@ -123,7 +132,10 @@ class Correlator {
   Options options_;
   Groups groups_;
   std::unordered_map<Key, Groups::iterator, KeyHash> by_key_;
-  std::size_t bytes_ = 0;
+  std::vector<std::optional<Rates>> rates_;  // per correlation: of those that are moving counts
+  std::vector<Noted> noted_;                 // a ring of kNoted, once there is one
+  std::uint32_t noted_so_far_ = 0;
+  std::size_t bytes_ = 0;  // of groups_
   std::uint64_t newest_ns_ = 0;
   std::uint64_t behind_ns_ = 0;  // the last one that came too late
   Counters counters_;

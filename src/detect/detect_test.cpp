@@ -730,6 +730,94 @@ TEST_F(Correlations, Chain) {
               HasSubstr("there is no rule with the id or name 'nowhere'"));
 }
 
+TEST_F(Correlations, CountManyInAFewDozenBytesAKey) {
+  open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 100 } }\n", {.memory = 64u << 20});
+  std::uint64_t fired = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    fired += note(0, i * 0.001, {{"User", std::to_string(i)}}).size();
+  }
+  EXPECT_EQ(fired, 0u);
+  EXPECT_EQ(correlator_->groups(), 1'000'000u);
+  EXPECT_EQ(correlator_->counters().evicted, 0u);
+  EXPECT_LE(correlator_->bytes(), 60'000'000u);
+  for (int i = 1; i < 99; ++i) {
+    ASSERT_THAT(note(0, 1000 + i, {{"User", "7"}}), IsEmpty()) << i;
+  }
+  EXPECT_THAT(note(0, 1200, {{"User", "7"}}), ElementsAre(0));
+  EXPECT_EQ(fired_.front().value, 100);
+  ASSERT_EQ(fired_.front().events.size(), Correlator::kTold);
+  EXPECT_EQ(fired_.front().events.back().time_ns, 2'200'000'000'000u);
+  EXPECT_EQ(fired_.front().events.front().time_ns, 2'084'000'000'000u);  // of the last sixteen
+  EXPECT_EQ(correlator_->groups(), 999'999u);
+  // What was touched longest ago goes first, and is counted.
+  open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 100 } }\n", {.memory = 8u << 20});
+  for (int i = 0; i < 1'000'000; ++i) {
+    (void)note(0, i * 0.001, {{"User", std::to_string(i)}});
+  }
+  EXPECT_LE(correlator_->bytes(), 8u << 20);
+  EXPECT_GT(correlator_->groups(), 100'000u);
+  EXPECT_EQ(correlator_->counters().evicted + correlator_->groups(), 1'000'000u);
+  for (int i = 1; i < 99; ++i) {
+    ASSERT_THAT(note(0, 1000 + i, {{"User", "999999"}}), IsEmpty()) << i;
+  }
+  EXPECT_THAT(note(0, 1200, {{"User", "999999"}}), ElementsAre(0));
+}
+
+// Against counting each key by itself, with keys that share places of the index, erasures, and times that go back.
+TEST(Rates, AgreeWithCountingEachAlone) {
+  std::mt19937_64 random(11);
+  for (const double most : {40.0, 300.0, 70'000.0}) {
+    constexpr std::uint64_t kWidth = 10;
+    Rates rates(kWidth, most);
+    struct Alone {
+      std::uint64_t newest = 0;
+      std::map<std::uint64_t, std::uint64_t> parts;
+      std::uint64_t touched = 0;
+    };
+    std::map<std::uint64_t, Alone> model;
+    std::uint64_t now = 1'000'000;
+    for (std::uint64_t step = 1; step <= 200'000; ++step) {
+      now += random() % 8;
+      const std::uint64_t key = random() % 500;
+      const std::uint64_t time = now - random() % 200;
+      const std::uint32_t slot = rates.touch({.high = key % 7, .low = key}, time);
+      rates.count(slot, time);
+      Alone& alone = model.try_emplace(key, Alone{.newest = time / kWidth, .parts = {}, .touched = 0}).first->second;
+      alone.touched = step;
+      alone.newest = std::max(alone.newest, time / kWidth);
+      if (time / kWidth + Rates::kBuckets > alone.newest) {
+        ++alone.parts[time / kWidth];
+      }
+      std::erase_if(alone.parts, [&](const auto& part) { return part.first + Rates::kBuckets <= alone.newest; });
+      std::uint64_t sum = 0;
+      for (const auto& [number, count] : alone.parts) {
+        sum += count;
+      }
+      ASSERT_EQ(rates.total(slot), sum) << step;
+      ASSERT_EQ(rates.newest_ns(slot, now), alone.newest * kWidth);
+      if (random() % 4 == 0) {
+        const std::uint32_t gone = random() % 2 == 0 ? slot : rates.oldest();
+        const auto longest = std::ranges::min_element(model, {}, [](const auto& one) { return one.second.touched; });
+        if (gone == slot) {
+          model.erase(key);
+        } else {
+          model.erase(longest);
+        }
+        rates.erase(gone);
+      }
+      ASSERT_EQ(rates.size(), model.size());
+    }
+    EXPECT_GT(model.size(), 50u);
+  }
+  // A part that is full stays so.
+  Rates full(1'000, 40);
+  const std::uint32_t slot = full.touch({1, 2}, 5);
+  for (int i = 0; i < 1000; ++i) {
+    full.count(slot, 5);
+  }
+  EXPECT_EQ(full.total(slot), 255u);
+}
+
 TEST_F(Correlations, StayWithinTheirMemory) {
   open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 3 } }\n", {.memory = 8u << 20});
   std::uint64_t fired = 0;

@@ -821,11 +821,13 @@ bool Sensor::sees() const {
     return true;
   }
   const std::atomic_ref calls(state_->bss().own_calls);
-  const std::uint64_t before = calls.load();
+  const std::atomic_ref at_hook(state_->bss().lsm_canary);
+  const std::uint64_t calls_before = calls.load();
+  const std::uint32_t at_hook_before = at_hook.load();
   {
     const util::UniqueFd canary(::open("/proc/self/status", O_RDONLY | O_CLOEXEC));
   }
-  return calls.load() != before;
+  return calls.load() != calls_before && (state_->hook != Hook::kLsm || at_hook.load() != at_hook_before);
 }
 
 Inventory Sensor::inventory() const {

@@ -10,6 +10,7 @@ import argparse
 import collections
 import ctypes
 import errno
+import fcntl
 import functools
 import hashlib
 import json
@@ -2579,7 +2580,7 @@ def once_test_life_is_on_record(d):
              "--state", f"{d}/state/file"]
     t = Trace(words).require_ready()
     check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
-    write_rules(d, f"  - {{ name: other, paths: '{d}/x' }}\n")
+    write_rules(d, f"  - {{ name: other, paths: '{d}/x', operations: [open], only: {{ uid: 4711 }}, action: kill, degraded: accept }}\n")
     check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
     write_rules(d, "  - { nam: x }\n")
     check(not ask(d, b'{"command":"reload"}')["ok"], "taken")
@@ -2598,8 +2599,9 @@ def once_test_life_is_on_record(d):
     told = [n for n in t.notices() if n["operation"] != "clock_step"]
     steps = [n["seconds"] for n in t.notices() if n["operation"] == "clock_step"]
     check(not VM or (abs(steps[0] - 3600) < 1 and abs(steps[1] + 3600) < 1), steps)
-    check([n["operation"] for n in told] == ["start", "reload", "reload", "reload", "reload", "stop"], told)
-    start, same, changed, refused, hup, stop = told
+    check([n["operation"] for n in told] == ["start", "reload", "reload", "mechanism", "reload", "reload", "stop"], told)
+    start, same, changed, mechanism, refused, hup, stop = told
+    check((mechanism["from"], mechanism["to"]) == ("none", changed["mechanism"]) and changed["mechanism"] in ("lsm", "signal"), told)
     with open(ARGS.vfsguard, "rb") as f:
         check(start["exe_sha256"] == hashlib.sha256(f.read()).hexdigest(), start)
     check(start["pid"] == t.process.pid and start["version"] and start["kernel"] == os.uname().release and start["mechanism"] == "none" and len(start["rules_sha256"]) == 64, start)
@@ -2952,6 +2954,53 @@ def once_test_integrity(d):
         write_file(f"{d}/bad.yaml", "version: 1\n" + text)
         said = run_as([ARGS.vfsguard, "policy", "check", f"{d}/bad.yaml"])
         check(said.returncode == 78 and b"bad.yaml:2:" in said.stderr and why in said.stderr.decode(), (text, said))
+
+
+def verity_digest(data):
+    """As the kernel's Documentation/filesystems/fsverity.rst defines it: SHA-256, blocks of 4096 bytes, no salt."""
+    size, block = len(data), 4096
+    while True:
+        hashes = [hashlib.sha256(data[i:i + block].ljust(block, b"\0")).digest() for i in range(0, len(data), block)]
+        data = b"".join(hashes)
+        if len(hashes) == 1:
+            break
+    descriptor = struct.pack("<BBBBIQ64s32s144s", 1, 1, 12, 0, 0, size, data, b"", b"")
+    return "sha256:" + hashlib.sha256(descriptor).hexdigest()
+
+
+def once_test_fs_verity(d):
+    """Where the agent's file lies on a file system with fs-verity, its digest there is on record, and among what is compared."""
+    if not VM:
+        raise Skipped("makes and mounts a file system: in a guest")
+    mount = f"{d}/mnt"
+    os.mkdir(mount)
+    with open(f"{d}/image", "wb") as f:
+        f.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-O", "verity", f"{d}/image"], check=True)
+    if subprocess.run(["mount", "-o", "loop", f"{d}/image", mount], capture_output=True).returncode != 0:
+        raise Skipped("this kernel does not mount it")
+    given, ARGS.vfsguard = ARGS.vfsguard, f"{mount}/agent"
+    try:
+        shutil.copy(given, ARGS.vfsguard)
+        os.sync()
+        fd = os.open(ARGS.vfsguard, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, 0x40806685, struct.pack("<IIIIQIIQ88x", 1, 1, 4096, 0, 0, 0, 0, 0))  # FS_IOC_ENABLE_VERITY
+        except OSError as e:
+            raise Skipped(f"this kernel has no fs-verity: {e}")
+        finally:
+            os.close(fd)
+        with open(ARGS.vfsguard, "rb") as f:
+            expected = verity_digest(f.read())
+        t = guarded(d, "integrity: { every: 1s }\n")
+        wait_until(lambda: integrity(t, success=True), "first result")
+        check(t.notices()[0]["exe_verity"] == expected, (t.notices()[0], expected))
+        t.stop()
+        check(not integrity(t, success=False), t.notices())
+    finally:
+        ARGS.vfsguard = given
+        end_all()
+        subprocess.run(["umount", mount], check=True)
 
 
 def once_test_second_agent(d):
