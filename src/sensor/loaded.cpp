@@ -53,7 +53,11 @@ util::Result<Loaded> Loaded::of(const bpf_object* object) {
       return util::fail_errno(EX_OSERR, "cannot keep a map's descriptor");
     }
     for (const auto& [section, memory] : {std::pair(".bss", &loaded.bss_), std::pair(".data", &loaded.data_)}) {
-      if (added.section && added.name == section && !(*memory = shared(added))) {
+      if (!added.section || added.name != section) {
+        continue;
+      }
+      *memory = shared(added);
+      if (*memory == nullptr) {
         return util::fail_errno(EX_OSERR, fmt::format("cannot map {}", added.name));
       }
     }
