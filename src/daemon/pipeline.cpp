@@ -153,7 +153,7 @@ class Pipeline {
   std::uint64_t malformed_ = 0;  // records that could not be decoded
   std::string stopped_by_;       // why it ends
   std::string_view mechanism_told_;
-  std::string exe_digest_;       // of this program's file; it does not change while it runs
+  std::string exe_digest_;  // of this program's file; it does not change while it runs
   std::optional<guard::State> state_;
   std::optional<guard::ClockWatch> clock_;
   std::optional<Sentinel> sentinel_;
@@ -841,9 +841,8 @@ void Pipeline::tell_change(std::string_view what, const util::Result<void>& done
   event::Notice notice{.operation = std::string(what)};
   if (done) {
     notice.message = fmt::format("{}: in force", what);
-    notice.fields = {{"success", "true"},
-                     {"mechanism", fmt::format("\"{}\"", mechanism())},
-                     {"rules", std::to_string(options_.governor->policy().rules.size())}};
+    notice.fields = {
+        {"success", "true"}, {"mechanism", fmt::format("\"{}\"", mechanism())}, {"rules", std::to_string(options_.governor->policy().rules.size())}};
     add_digests(notice);
   } else {
     notice.severity = "medium";
