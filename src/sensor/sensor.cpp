@@ -529,7 +529,7 @@ void Sensor::State::find_places() {
   requests = request_probes(operations, has);
   objects = object_probes(operations, has);
   missing = unserved_by(hook, ~std::uint64_t{0}, facts);
-  facts.functions = {};
+  std::unordered_set<std::string>().swap(facts.functions);
 }
 
 util::Result<void> Sensor::State::attach_kprobes() {
