@@ -596,6 +596,109 @@ TEST(Rules, OfThePublicCollectionLoad) {
   EXPECT_THAT(engine.match(operation({.exe = "/usr/bin/true", .arguments = {"true"}})), IsEmpty());
 }
 
+// Of every log source that Sigma's taxonomy and the public collection name, in every shape that a detection takes there: taken, or refused with place
+// and reason.
+TEST(Rules, OfEveryPublishedKindAreTakenOrRefusedWithAReason) {
+  std::vector<std::string> sources;
+  for (const char* category :
+       {"process_creation",   "image_load",        "registry_set",        "registry_event",       "registry_add",       "registry_delete",
+        "file_event",         "file_delete",       "file_rename",         "file_access",          "file_change",        "file_executable_detected",
+        "network_connection", "dns_query",         "driver_load",         "create_remote_thread", "create_stream_hash", "pipe_created",
+        "process_access",     "process_tampering", "process_termination", "raw_access_thread",    "ps_classic_start",   "ps_module",
+        "ps_script",          "wmi_event",         "sysmon_error",        "sysmon_status"}) {
+    for (const char* product : {"windows", "linux", "macos"}) {
+      sources.push_back(fmt::format("{{ category: {}, product: {} }}", category, product));
+    }
+  }
+  for (const char* category : {"webserver", "proxy", "firewall", "dns", "antivirus", "database", "application"}) {
+    sources.push_back(fmt::format("{{ category: {} }}", category));
+  }
+  const std::pair<const char*, std::vector<const char*>> services[] = {
+      {"windows",
+       {"security", "system", "application", "powershell", "sysmon", "windefend", "taskscheduler", "dns-server", "ntlm", "bits-client",
+        "msexchange-management"}},
+      {"linux", {"auditd", "auth", "syslog", "sshd", "sudo", "cron", "clamav", "modsecurity", "guacamole", "vsftpd"}},
+      {"macos", {"unified"}},
+      {"aws", {"cloudtrail"}},
+      {"azure", {"activitylogs", "auditlogs", "signinlogs", "riskdetection", "pim"}},
+      {"gcp", {"gcp.audit", "google_workspace.admin"}},
+      {"m365", {"audit", "threat_management", "exchange"}},
+      {"okta", {"okta"}},
+      {"github", {"audit"}},
+      {"bitbucket", {"audit"}},
+      {"kubernetes", {"audit", "application"}},
+      {"zeek", {"http", "dns", "smb_files", "dce_rpc", "kerberos", "x509", "rdp"}},
+      {"cisco", {"aaa", "bgp", "ldp", "duo"}},
+      {"fortios", {"sslvpnd", "event"}},
+      {"paloalto", {"globalprotect"}},
+      {"huawei", {"bgp"}},
+      {"juniper", {"bgp"}},
+      {"django", {"application"}},
+      {"python", {"application"}},
+      {"spring", {"application"}},
+      {"nodejs", {"application"}},
+      {"jvm", {"application"}},
+      {"apache", {"error"}},
+      {"nginx", {"error"}}};
+  for (const auto& [product, names] : services) {
+    for (const char* service : names) {
+      sources.push_back(fmt::format("{{ product: {}, service: {} }}", product, service));
+    }
+  }
+  sources.insert(sources.end(), {"{ product: linux }", "{ definition: 'needs a policy', product: windows, service: security }", "{}", "[linux]", "linux"});
+  const char* const shapes[] = {
+      "  selection:\n    Image|endswith:\n      - '/nc'\n      - '\\\\nc.exe'\n    CommandLine|contains|all:\n      - ' -e '\n      - 'sh'\n  condition: "
+      "selection\n",
+      "  selection_img:\n    - Image|endswith: '\\\\cmd.exe'\n    - OriginalFileName: 'Cmd.Exe'\n  selection_cli:\n    CommandLine|windash|contains: ' -c '\n  "
+      "filter_main_a:\n    ParentImage: 'C:\\\\Windows\\\\explorer.exe'\n  filter_optional_b:\n    ParentImage|startswith: '/opt/'\n  condition: all of "
+      "selection_* and not 1 of "
+      "filter_main_* and not 1 of filter_optional_*\n",
+      "  keywords:\n    - 'segfault at'\n    - '*attempt to access*'\n  condition: keywords\n",
+      "  keywords:\n    '|all':\n      - 'Remove-Item'\n      - 'HKLM'\n  condition: keywords\n",
+      "  selection:\n    EventID: 4688\n    NewProcessName|re|i: '.*\\\\temp\\\\[a-z]{8}\\.exe$'\n  condition: selection\n",
+      "  selection:\n    c-uri|contains: '../../'\n    sc-status:\n      - 200\n      - 302\n  condition: selection\n",
+      "  selection:\n    DestinationIp|cidr:\n      - '10.0.0.0/8'\n      - 'fe80::/10'\n    DestinationPort|gte: 1024\n  condition: not selection\n",
+      "  selection:\n    ScriptBlockText|base64offset|contains: 'IEX'\n    Payload|wide|base64offset|contains: 'http'\n  condition: selection\n",
+      "  selection:\n    eventSource: 'ec2.amazonaws.com'\n    eventName: 'StopLogging'\n    requestParameters.name|exists: true\n  condition: selection\n",
+      "  selection:\n    type: 'SYSCALL'\n    syscall: 'execve'\n    a0|contains: 'chattr'\n    exe: null\n    key: ''\n  condition: selection\n",
+      "  selection:\n    User|expand: '%admins%'\n    Image|fieldref: ParentImage\n    LogonType|neq: 3\n  condition: selection\n",
+      "  selection:\n    TargetFilename|cased|startswith: '/Users/'\n    Hashes|contains: 'IMPHASH=0'\n    Initiated: 'true'\n  condition: selection or "
+      "(selection and not selection)\n",
+      "  selection:\n    EventID: 4625\n  timeframe: 5m\n  condition: selection | count(TargetUserName) by SourceNetworkAddress > 10\n",
+      "  a:\n    EventID: 1\n  b:\n    EventID: 2\n  condition: a | near b\n",
+      "  selection:\n    field|minute: 5\n    other|hour|gte: 22\n  condition: selection\n",
+      "  selection:\n    - EventID: 1\n      Channel: System\n    - 'a keyword among maps'\n  condition: 1 of them\n",
+      "  selection: []\n  condition: selection\n",
+      "  condition: selection\n",
+      "  selection: { x: 1 }\n",
+      "  selection:\n    verb: create\n    objectRef.resource: pods/exec\n    responseStatus.code|lt: 400\n  filter: { user.username|startswith: 'system:' }\n "
+      " condition:\n    - selection and not filter\n    - filter\n"};
+  std::size_t taken = 0;
+  std::map<std::string, std::size_t> reasons;
+  for (const std::string& source : sources) {
+    for (const char* shape : shapes) {
+      const std::string text =
+          "title: test\nid: 8c1f3e0a-4f0b-4d8e-9c4e-000000000001\nstatus: experimental\nauthor: nobody\ntags: [attack.t1059, cve.2026-1]\nlogsource: " +
+          source + "\ndetection:\n" + shape + "falsepositives: [unknown]\nlevel: high\n";
+      const RuleSet set = parsed(text, {{"admins", {"root", "adm"}}});
+      ASSERT_EQ(set.rules.size() + set.refused.size(), 1u) << text;
+      if (set.refused.empty()) {
+        ++taken;
+        Engine engine(set.rules);
+        (void)engine.match(operation({.exe = "/usr/bin/nc", .arguments = {"nc", "-e", "sh"}}));
+        continue;
+      }
+      const std::string& message = set.refused.front().message;
+      ASSERT_TRUE(RE2::FullMatch(message, R"(test\.yml:\d+:\d+: .{12,})")) << message;
+      std::string reason = message.substr(message.find(": ") + 2);
+      ++reasons[reason.substr(0, 60)];
+    }
+  }
+  EXPECT_GT(sources.size(), 130u);
+  EXPECT_GT(taken, 30u);
+  EXPECT_GT(reasons.size(), 10u);
+}
+
 // Correlations, with names for fields.
 class Correlations : public testing::Test {
  protected:

@@ -11,7 +11,7 @@ namespace vfsguard::util {
 
 std::string suggestion(std::string_view word, std::span<const std::string_view> known) {
   std::string_view best;
-  std::size_t best_distance = 3;
+  std::size_t best_distance = std::min<std::size_t>(3, (word.size() + 1) / 2);  // two mistakes, in a short word one
   for (const std::string_view candidate : known) {
     std::vector<std::size_t> row(candidate.size() + 1);
     for (std::size_t j = 0; j < row.size(); ++j) {

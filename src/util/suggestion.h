@@ -8,7 +8,7 @@
 
 namespace vfsguard::util {
 
-// The closest of the known words, or all of them where none is close.
+// The closest of the known words (up to two letters off, fewer in words of up to four), or all of them where none is close.
 std::string suggestion(std::string_view word, std::span<const std::string_view> known);
 
 }  // namespace vfsguard::util
