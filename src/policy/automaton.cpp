@@ -5,9 +5,11 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <map>
 #include <iterator>
+#include <map>
+#include <numeric>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -36,6 +38,8 @@ struct StateSetHash {
     return h;
   }
 };
+
+using Positions = std::vector<std::uint32_t>;  // numbers of nodes
 
 class Builder {
  public:
@@ -91,47 +95,48 @@ class Builder {
   // that form are N positions a level, not N positions a state.
   util::Result<std::uint32_t> determinize(const std::vector<std::uint32_t>& starts, const Resolve& resolve) {
     states_by_set_.clear();
-    const std::vector<std::uint32_t> first = closure(starts);
-    begin_common(first);
-    const std::uint32_t start = intern(0, without(first, always_), resolve);
-    for (std::size_t i = pending_from_; i < rows_.size(); ++i) {
-      const std::vector<std::uint32_t> members = members_[i];
+    Positions rest = closure(starts);
+    begin_common(rest);
+    remove(rest, always_);
+    const std::uint32_t start = intern(0, rest, resolve);
+    for (std::size_t i = pending_from_; i < members_.size(); ++i) {
+      const Positions members = std::exchange(members_[i], {});
       for (std::size_t c = 0; c < representative_.size(); ++c) {
         const std::uint32_t after = after_of_[c];
-        std::vector<std::uint32_t> rest = closure(move(members, representative_[c]));
+        move_and_close(members, representative_[c], rest);
         // Nothing but what is common: the same for every state that came by the same byte.
         std::uint32_t* const known =
             rest.empty() ? &common_targets_.try_emplace(members_after_[i] * representative_.size() + c, kUnknownTarget).first->second : nullptr;
         if (known != nullptr && *known != kUnknownTarget) {
-          rows_[i][c] = *known;
+          row(i)[c] = *known;
           continue;
         }
-        const std::vector<std::uint32_t>& common = moved_common(members_after_[i], c);
-        rest.insert(rest.end(), common.begin(), common.end());
-        std::ranges::sort(rest);
-        rest.erase(std::ranges::unique(rest).begin(), rest.end());
-        rest = without(without(std::move(rest), always_), after_[after]);
+        if (const Positions& common = moved_common(members_after_[i], c); !common.empty()) {
+          rest.insert(rest.end(), common.begin(), common.end());
+          std::ranges::sort(rest);
+          rest.erase(std::ranges::unique(rest).begin(), rest.end());
+        }
+        remove(rest, always_);
+        remove(rest, after_[after]);
         const bool nothing = rest.empty() && after_[after].empty() && always_.empty();
-        const std::uint32_t target = nothing ? 0 : intern(after, std::move(rest), resolve);
-        rows_[i][c] = target;
+        const std::uint32_t target = nothing ? 0 : intern(after, rest, resolve);
+        row(i)[c] = target;
         if (known != nullptr) {
           *known = target;
         }
-        if (rows_.size() > kMaxStates || positions_ > kMaxPositions) {
+        if (members_.size() > kMaxStates || positions_ > kMaxPositions) {
           return util::fail(EX_CONFIG,
                             fmt::format("the globs multiply: more than {} automaton states; use fewer '?' and sets behind a '*' or '**', or fewer globs",
-                                        std::min(rows_.size() - 1, kMaxStates)));
+                                        std::min(members_.size() - 1, kMaxStates)));
         }
       }
-      members_[i].clear();
-      members_[i].shrink_to_fit();
     }
-    pending_from_ = rows_.size();
+    pending_from_ = members_.size();
     return start;
   }
 
   void prepare() {
-    rows_.push_back(std::vector<std::uint32_t>(representative_.size(), 0));
+    rows_.assign(representative_.size(), 0);
     members_.emplace_back();
     members_after_.push_back(0);
     accepts_.push_back(0);
@@ -141,7 +146,7 @@ class Builder {
   Automaton finish() {
     Automaton a;
     std::copy(class_of_.begin(), class_of_.end(), a.head.class_of);
-    a.states.resize(rows_.size());
+    a.states.resize(members_.size());
     mark_final(a);
     displace(a);
     return a;
@@ -163,9 +168,21 @@ class Builder {
     return it->second;
   }
 
+  std::span<std::uint32_t> row(std::size_t state) { return std::span(rows_).subspan(state * representative_.size(), representative_.size()); }
+  [[nodiscard]] std::span<const std::uint32_t> row(std::size_t state) const {
+    return std::span(rows_).subspan(state * representative_.size(), representative_.size());
+  }
+
   // Sorted, without duplicates, with everything that is reached without reading.
-  std::vector<std::uint32_t> closure(std::vector<std::uint32_t> from) const {
-    std::vector<std::uint32_t> all;
+  Positions closure(Positions from) const {
+    Positions all;
+    close(from, all);
+    return all;
+  }
+
+  // Empties `from`.
+  void close(Positions& from, Positions& all) const {
+    all.clear();
     while (!from.empty()) {
       const std::uint32_t id = from.back();
       from.pop_back();
@@ -177,11 +194,11 @@ class Builder {
     }
     std::ranges::sort(all);
     all.erase(std::ranges::unique(all).begin(), all.end());
-    return all;
   }
 
-  std::vector<std::uint32_t> move(const std::vector<std::uint32_t>& members, unsigned char byte) const {
-    std::vector<std::uint32_t> to;
+  void move_and_close(const Positions& members, unsigned char byte, Positions& all) {
+    Positions& to = moved_;
+    to.clear();
     for (const std::uint32_t id : members) {
       const Node& node = nodes_[id];
       switch (node.kind) {
@@ -204,17 +221,17 @@ class Builder {
         case Node::Kind::kAccept: break;
       }
     }
-    return to;
+    close(to, all);
   }
 
   // Both are sorted. `some` is often much the larger.
-  static std::vector<std::uint32_t> without(std::vector<std::uint32_t> all, const std::vector<std::uint32_t>& some) {
+  static void remove(Positions& all, const Positions& some) {
     if (all.empty() || some.empty() || some.back() < all.front() || all.back() < some.front()) {
-      return all;
+      return;
     }
     if (some.size() > 16 * all.size()) {
       std::erase_if(all, [&](std::uint32_t id) { return std::ranges::binary_search(some, id); });
-      return all;
+      return;
     }
     auto at = some.begin();
     std::erase_if(all, [&](std::uint32_t id) {
@@ -223,7 +240,6 @@ class Builder {
       }
       return at != some.end() && *at == id;
     });
-    return all;
   }
 
   void add_globs(std::vector<std::uint32_t>& globs, const std::vector<std::uint32_t>& of) const {
@@ -249,7 +265,9 @@ class Builder {
     common_targets_.clear();
     std::map<std::vector<std::uint32_t>, std::uint32_t> known{{{}, 0}};
     for (const unsigned char byte : representative_) {
-      std::vector<std::uint32_t> made = without(closure(move(always_, byte)), always_);
+      Positions made;
+      move_and_close(always_, byte, made);
+      remove(made, always_);
       const auto [it, added] = known.try_emplace(made, static_cast<std::uint32_t>(after_.size()));
       if (added) {
         positions_ += made.size();
@@ -267,18 +285,21 @@ class Builder {
   const std::vector<std::uint32_t>& moved_common(std::uint32_t after, std::size_t c) {
     const auto [it, added] = moved_common_.try_emplace(after * representative_.size() + c);
     if (added) {
-      it->second = closure(move(after_[after], representative_[c]));
+      move_and_close(after_[after], representative_[c], it->second);
     }
     return it->second;
   }
 
   // Of globs that are alike, one that is sure to match stands for all. `rest` is sorted.
-  std::vector<std::uint32_t> without_rivals(std::vector<std::uint32_t> rest) const {
-    std::vector<std::uint32_t> settled;
+  void remove_rivals(Positions& rest) const {
+    Positions settled;
     for (const std::uint32_t id : rest) {
       if (std::ranges::binary_search(sure_, id) && std::ranges::find(settled, alike_[id]) == settled.end()) {
         settled.push_back(alike_[id]);
       }
+    }
+    if (settled.empty()) {
+      return;
     }
     for (const std::uint32_t alike : settled) {
       const std::uint32_t sure = sure_of_.at(alike);
@@ -291,24 +312,22 @@ class Builder {
       }
     }
     std::ranges::sort(rest);
-    return rest;
   }
 
-  std::uint32_t intern(std::uint32_t after, std::vector<std::uint32_t> rest, const Resolve& resolve) {
-    rest = without_rivals(std::move(rest));
-    std::vector<std::uint32_t> key;
-    key.reserve(rest.size() + 1);
-    key.push_back(after);
-    key.insert(key.end(), rest.begin(), rest.end());
-    const auto [it, added] = states_by_set_.try_emplace(std::move(key), static_cast<std::uint32_t>(rows_.size()));
+  // `rest` is sorted; what of it is sure not to matter goes.
+  std::uint32_t intern(std::uint32_t after, Positions& rest, const Resolve& resolve) {
+    remove_rivals(rest);
+    key_.assign(1, after);
+    key_.insert(key_.end(), rest.begin(), rest.end());
+    const auto [it, added] = states_by_set_.try_emplace(key_, static_cast<std::uint32_t>(members_.size()));
     if (added) {
       std::vector<std::uint32_t> globs = common_globs_[after];
       add_globs(globs, rest);
       std::ranges::sort(globs);
       accepts_.push_back(globs.empty() ? 0 : resolve(globs));
-      rows_.emplace_back(representative_.size(), 0);
+      rows_.resize(rows_.size() + representative_.size(), 0);
       positions_ += rest.size();
-      members_.push_back(std::move(rest));
+      members_.push_back(rest);
       members_after_.push_back(after);
     }
     return it->second;
@@ -320,25 +339,37 @@ class Builder {
     constexpr std::uint64_t kUnknown = ~0ull;
     constexpr std::uint64_t kSeveral = ~0ull - 1;
     const std::uint8_t slash = class_of_['/'];
-    std::vector<std::uint64_t> answer(rows_.size(), kUnknown);
-    std::vector<std::vector<std::uint32_t>> callers(rows_.size());
-    for (std::size_t s = 0; s < rows_.size(); ++s) {
-      for (const std::uint32_t t : rows_[s]) {
-        if (callers[t].empty() || callers[t].back() != s) {
-          callers[t].push_back(static_cast<std::uint32_t>(s));
+    const std::size_t states = members_.size();
+    std::vector<std::uint64_t> answer(states, kUnknown);
+    // Who leads to whom: callers[first[t]] to callers[first[t + 1]].
+    std::vector<std::uint32_t> first(states + 1, 0);
+    std::vector<std::uint32_t> last_caller(states, ~0u);
+    const auto each_caller = [&](const auto& call) {
+      std::ranges::fill(last_caller, ~0u);
+      for (std::uint32_t s = 0; s < states; ++s) {
+        for (const std::uint32_t t : row(s)) {
+          if (std::exchange(last_caller[t], s) != s) {
+            call(s, t);
+          }
         }
       }
-    }
+    };
+    each_caller([&](std::uint32_t, std::uint32_t t) { ++first[t + 1]; });
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    std::vector<std::uint32_t> callers(first.back());
+    std::vector<std::uint32_t> filled(first.begin(), first.end() - 1);
+    each_caller([&](std::uint32_t s, std::uint32_t t) { callers[filled[t]++] = s; });
     const auto join = [&](std::uint64_t x, std::uint64_t y) { return x == kUnknown ? y : y == kUnknown || x == y ? x : kSeveral; };
     std::vector<std::uint32_t> work;
-    for (std::size_t s = 0; s < rows_.size(); ++s) {
-      answer[s] = accepts_[rows_[s][slash]];
+    for (std::size_t s = 0; s < states; ++s) {
+      answer[s] = accepts_[row(s)[slash]];
       work.push_back(static_cast<std::uint32_t>(s));
     }
     while (!work.empty()) {
       const std::uint32_t t = work.back();
       work.pop_back();
-      for (const std::uint32_t s : callers[t]) {
+      for (std::uint32_t i = first[t]; i < first[t + 1]; ++i) {
+        const std::uint32_t s = callers[i];
         const std::uint64_t joined = join(answer[s], answer[t]);
         if (joined != answer[s]) {
           answer[s] = joined;
@@ -346,7 +377,7 @@ class Builder {
         }
       }
     }
-    for (std::size_t s = 0; s < rows_.size(); ++s) {
+    for (std::size_t s = 0; s < states; ++s) {
       a.states[s].accept = accepts_[s];
       if (answer[s] == accepts_[s]) {
         a.states[s].flags = VG_STATE_FINAL | (accepts_[s] == 0 ? VG_STATE_DEAD : 0);
@@ -358,13 +389,16 @@ class Builder {
   void displace(Automaton& a) const {
     struct Row {
       std::uint32_t state;
-      std::vector<std::uint8_t> classes;
+      std::uint32_t first;  // of its classes
+      std::uint32_t count;
     };
     std::vector<Row> rows;
+    std::vector<std::uint8_t> all_classes;
+    const auto classes_of = [&](const Row& one) { return std::span<const std::uint8_t>(all_classes).subspan(one.first, one.count); };
     std::vector<std::uint32_t> targets;
-    for (std::size_t s = 0; s < rows_.size(); ++s) {
+    for (std::size_t s = 0; s < members_.size(); ++s) {
       // The target that most bytes lead to; of several the lowest.
-      targets = rows_[s];
+      targets.assign(row(s).begin(), row(s).end());
       std::ranges::sort(targets);
       std::uint32_t most = targets.front();
       std::size_t count = 0;
@@ -378,38 +412,39 @@ class Builder {
         }
       }
       a.states[s].fallback = most;
-      Row row{static_cast<std::uint32_t>(s), {}};
-      for (std::size_t c = 0; c < rows_[s].size(); ++c) {
-        if (rows_[s][c] != most) {
-          row.classes.push_back(static_cast<std::uint8_t>(c));
+      const auto begin = static_cast<std::uint32_t>(all_classes.size());
+      for (std::size_t c = 0; c < row(s).size(); ++c) {
+        if (row(s)[c] != most) {
+          all_classes.push_back(static_cast<std::uint8_t>(c));
         }
       }
-      if (!row.classes.empty()) {
-        rows.push_back(std::move(row));
+      if (all_classes.size() > begin) {
+        rows.push_back({static_cast<std::uint32_t>(s), begin, static_cast<std::uint32_t>(all_classes.size()) - begin});
       }
     }
-    std::ranges::stable_sort(rows, [](const Row& x, const Row& y) { return x.classes.size() > y.classes.size(); });
+    std::ranges::stable_sort(rows, [](const Row& x, const Row& y) { return x.count > y.count; });
     constexpr std::uint32_t kFree = ~0u;
     std::size_t first_free = 0;
     // Where a row of the same classes went last: what did not fit before that will not fit now.
     std::map<std::string, std::size_t> tried;
-    for (const Row& row : rows) {
-      std::size_t& hint = tried[std::string(row.classes.begin(), row.classes.end())];
-      std::size_t base = std::max(hint, first_free > row.classes[0] ? first_free - row.classes[0] : 0);
+    for (const Row& one : rows) {
+      const std::span<const std::uint8_t> classes = classes_of(one);
+      std::size_t& hint = tried[std::string(classes.begin(), classes.end())];
+      std::size_t base = std::max(hint, first_free > classes[0] ? first_free - classes[0] : 0);
       const auto fits = [&](std::size_t at) {
-        return std::ranges::all_of(row.classes, [&](std::uint8_t c) { return at + c >= a.edges.size() || a.edges[at + c].check == kFree; });
+        return std::ranges::all_of(classes, [&](std::uint8_t c) { return at + c >= a.edges.size() || a.edges[at + c].check == kFree; });
       };
       while (!fits(base)) {
         ++base;
       }
-      const std::size_t need = base + row.classes.back() + 1;
+      const std::size_t need = base + classes.back() + 1;
       if (a.edges.size() < need) {
         a.edges.resize(need, {kFree, 0});
       }
-      for (const std::uint8_t c : row.classes) {
-        a.edges[base + c] = {row.state, rows_[row.state][c]};
+      for (const std::uint8_t c : classes) {
+        a.edges[base + c] = {one.state, row(one.state)[c]};
       }
-      a.states[row.state].base = static_cast<std::uint32_t>(base);
+      a.states[one.state].base = static_cast<std::uint32_t>(base);
       hint = base;
       while (first_free < a.edges.size() && a.edges[first_free].check != kFree) {
         ++first_free;
@@ -431,9 +466,9 @@ class Builder {
   std::array<std::uint8_t, 256> class_of_{};
   std::vector<unsigned char> representative_;
   std::unordered_map<std::vector<std::uint32_t>, std::uint32_t, StateSetHash> states_by_set_;
-  std::vector<std::vector<std::uint32_t>> rows_;     // state x class -> state; state 0 is dead
-  std::vector<std::vector<std::uint32_t>> members_;  // the rest of its positions, until a state's row is filled
-  std::vector<std::uint32_t> members_after_;         // which of `after_` they come on top of
+  std::vector<std::uint32_t> rows_;           // state x class -> state; state 0 is dead
+  std::vector<Positions> members_;            // one a state: the rest of its positions, until its row is filled
+  std::vector<std::uint32_t> members_after_;  // which of `after_` they come on top of
   std::vector<std::uint32_t> always_;
   std::vector<std::vector<std::uint32_t>> after_;
   std::vector<std::uint32_t> after_of_;                   // by class
@@ -442,6 +477,8 @@ class Builder {
   static constexpr std::uint32_t kUnknownTarget = ~0u;
   std::unordered_map<std::size_t, std::uint32_t> common_targets_;
   std::vector<std::uint32_t> accepts_;
+  Positions moved_;  // of move_and_close, empty between
+  Positions key_;    // of intern
   std::size_t pending_from_ = 0;
   std::size_t positions_ = 0;
 };
