@@ -95,6 +95,7 @@ class Builder {
   // that form are N positions a level, not N positions a state.
   util::Result<std::uint32_t> determinize(const std::vector<std::uint32_t>& starts, const Resolve& resolve) {
     states_by_set_.clear();
+    states_by_set_.reserve(std::min(nodes_.size(), kMaxStates));
     Positions rest = closure(starts);
     begin_common(rest);
     remove(rest, always_);
