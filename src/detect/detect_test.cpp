@@ -647,32 +647,125 @@ TEST(Rules, OfEveryPublishedKindAreTakenOrRefusedWithAReason) {
   }
   sources.insert(sources.end(), {"{ product: linux }", "{ definition: 'needs a policy', product: windows, service: security }", "{}", "[linux]", "linux"});
   const char* const shapes[] = {
-      "  selection:\n    Image|endswith:\n      - '/nc'\n      - '\\\\nc.exe'\n    CommandLine|contains|all:\n      - ' -e '\n      - 'sh'\n  condition: "
-      "selection\n",
-      "  selection_img:\n    - Image|endswith: '\\\\cmd.exe'\n    - OriginalFileName: 'Cmd.Exe'\n  selection_cli:\n    CommandLine|windash|contains: ' -c '\n  "
-      "filter_main_a:\n    ParentImage: 'C:\\\\Windows\\\\explorer.exe'\n  filter_optional_b:\n    ParentImage|startswith: '/opt/'\n  condition: all of "
-      "selection_* and not 1 of "
-      "filter_main_* and not 1 of filter_optional_*\n",
-      "  keywords:\n    - 'segfault at'\n    - '*attempt to access*'\n  condition: keywords\n",
-      "  keywords:\n    '|all':\n      - 'Remove-Item'\n      - 'HKLM'\n  condition: keywords\n",
-      "  selection:\n    EventID: 4688\n    NewProcessName|re|i: '.*\\\\temp\\\\[a-z]{8}\\.exe$'\n  condition: selection\n",
-      "  selection:\n    c-uri|contains: '../../'\n    sc-status:\n      - 200\n      - 302\n  condition: selection\n",
-      "  selection:\n    DestinationIp|cidr:\n      - '10.0.0.0/8'\n      - 'fe80::/10'\n    DestinationPort|gte: 1024\n  condition: not selection\n",
-      "  selection:\n    ScriptBlockText|base64offset|contains: 'IEX'\n    Payload|wide|base64offset|contains: 'http'\n  condition: selection\n",
-      "  selection:\n    eventSource: 'ec2.amazonaws.com'\n    eventName: 'StopLogging'\n    requestParameters.name|exists: true\n  condition: selection\n",
-      "  selection:\n    type: 'SYSCALL'\n    syscall: 'execve'\n    a0|contains: 'chattr'\n    exe: null\n    key: ''\n  condition: selection\n",
-      "  selection:\n    User|expand: '%admins%'\n    Image|fieldref: ParentImage\n    LogonType|neq: 3\n  condition: selection\n",
-      "  selection:\n    TargetFilename|cased|startswith: '/Users/'\n    Hashes|contains: 'IMPHASH=0'\n    Initiated: 'true'\n  condition: selection or "
-      "(selection and not selection)\n",
-      "  selection:\n    EventID: 4625\n  timeframe: 5m\n  condition: selection | count(TargetUserName) by SourceNetworkAddress > 10\n",
-      "  a:\n    EventID: 1\n  b:\n    EventID: 2\n  condition: a | near b\n",
-      "  selection:\n    field|minute: 5\n    other|hour|gte: 22\n  condition: selection\n",
-      "  selection:\n    - EventID: 1\n      Channel: System\n    - 'a keyword among maps'\n  condition: 1 of them\n",
-      "  selection: []\n  condition: selection\n",
-      "  condition: selection\n",
-      "  selection: { x: 1 }\n",
-      "  selection:\n    verb: create\n    objectRef.resource: pods/exec\n    responseStatus.code|lt: 400\n  filter: { user.username|startswith: 'system:' }\n "
-      " condition:\n    - selection and not filter\n    - filter\n"};
+      R"(  selection:
+    Image|endswith:
+      - '/nc'
+      - '\nc.exe'
+    CommandLine|contains|all:
+      - ' -e '
+      - 'sh'
+  condition: selection
+)",
+      R"(  selection_img:
+    - Image|endswith: '\cmd.exe'
+    - OriginalFileName: 'Cmd.Exe'
+  selection_cli:
+    CommandLine|windash|contains: ' -c '
+  filter_main_a:
+    ParentImage: 'C:\Windows\explorer.exe'
+  filter_optional_b:
+    ParentImage|startswith: '/opt/'
+  condition: all of selection_* and not 1 of filter_main_* and not 1 of filter_optional_*
+)",
+      R"(  keywords:
+    - 'segfault at'
+    - '*attempt to access*'
+  condition: keywords
+)",
+      R"(  keywords:
+    '|all':
+      - 'Remove-Item'
+      - 'HKLM'
+  condition: keywords
+)",
+      R"(  selection:
+    EventID: 4688
+    NewProcessName|re|i: '.*\\temp\\[a-z]{8}\.exe$'
+  condition: selection
+)",
+      R"(  selection:
+    c-uri|contains: '../../'
+    sc-status:
+      - 200
+      - 302
+  condition: selection
+)",
+      R"(  selection:
+    DestinationIp|cidr:
+      - '10.0.0.0/8'
+      - 'fe80::/10'
+    DestinationPort|gte: 1024
+  condition: not selection
+)",
+      R"(  selection:
+    ScriptBlockText|base64offset|contains: 'IEX'
+    Payload|wide|base64offset|contains: 'http'
+  condition: selection
+)",
+      R"(  selection:
+    eventSource: 'ec2.amazonaws.com'
+    eventName: 'StopLogging'
+    requestParameters.name|exists: true
+  condition: selection
+)",
+      R"(  selection:
+    type: 'SYSCALL'
+    syscall: 'execve'
+    a0|contains: 'chattr'
+    exe: null
+    key: ''
+  condition: selection
+)",
+      R"(  selection:
+    User|expand: '%admins%'
+    Image|fieldref: ParentImage
+    LogonType|neq: 3
+  condition: selection
+)",
+      R"(  selection:
+    TargetFilename|cased|startswith: '/Users/'
+    Hashes|contains: 'IMPHASH=0'
+    Initiated: 'true'
+  condition: selection or (selection and not selection)
+)",
+      R"(  selection:
+    EventID: 4625
+  timeframe: 5m
+  condition: selection | count(TargetUserName) by SourceNetworkAddress > 10
+)",
+      R"(  a:
+    EventID: 1
+  b:
+    EventID: 2
+  condition: a | near b
+)",
+      R"(  selection:
+    field|minute: 5
+    other|hour|gte: 22
+  condition: selection
+)",
+      R"(  selection:
+    - EventID: 1
+      Channel: System
+    - 'a keyword among maps'
+  condition: 1 of them
+)",
+      R"(  selection: []
+  condition: selection
+)",
+      R"(  condition: selection
+)",
+      R"(  selection: { x: 1 }
+)",
+      R"(  selection:
+    verb: create
+    objectRef.resource: pods/exec
+    responseStatus.code|lt: 400
+  filter: { user.username|startswith: 'system:' }
+  condition:
+    - selection and not filter
+    - filter
+)"};
   std::size_t taken = 0;
   std::map<std::string, std::size_t> reasons;
   for (const std::string& source : sources) {
