@@ -2363,6 +2363,14 @@ rules:
         subprocess.run(["umount", "-l", f"{d}/keys/shut"])
 
 
+def has_ended(pid):
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            return "State:\tZ" in f.read()
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or before it was read
+        return True
+
+
 @with_bpffs
 def once_test_enforcement_of_orphans(d):
     """Whom somebody's program forked stays its descendant, whoever it is given to, through new policies, and through another agent."""
@@ -2388,7 +2396,7 @@ def once_test_enforcement_of_orphans(d):
 
     def gets(n):
         touch(f"{d}/go{n}")
-        soon(lambda: not os.path.exists(f"/proc/{orphans[n]}") or "State:\tZ" in open(f"/proc/{orphans[n]}/status").read(), "it does not end")
+        soon(lambda: has_ended(orphans[n]), "it does not end")
         return open(f"{d}/out{n}").read() == "content"
     # Without orphans of before: who is older than the first rule that asks goes by its parents that live.
     t = persisting(d, rules)
