@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <string_view>
+
+#include "util/suggestion.h"
 
 namespace vfsguard::policy {
 namespace {
@@ -152,6 +155,16 @@ TEST(Policy, TheShippedOneIsValid) {
   const auto policy = load(VFSGUARD_POLICIES "/sensitive-files.yaml");
   ASSERT_TRUE(policy) << policy.error().message;
   ASSERT_TRUE(compile_policy(*policy));
+}
+
+TEST(Suggestion, IsOfAWordThatIsMostlyTheSame) {
+  constexpr std::string_view kKnown[] = {"audit", "deny", "kill", "ses", "operations"};
+  EXPECT_EQ(util::suggestion("dney", kKnown), "did you mean 'deny'?");
+  EXPECT_EQ(util::suggestion("auditt", kKnown), "did you mean 'audit'?");
+  EXPECT_EQ(util::suggestion("opertaion", kKnown), "did you mean 'operations'?");
+  EXPECT_EQ(util::suggestion("key", kKnown), "known: audit, deny, kill, ses, operations");
+  EXPECT_EQ(util::suggestion("", kKnown), "known: audit, deny, kill, ses, operations");
+  EXPECT_EQ(util::suggestion("forbid", kKnown), "known: audit, deny, kill, ses, operations");
 }
 
 }  // namespace
