@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only place where an Error becomes a line and an exit code.
 #include <algorithm>
-#include <expected>
 #include <cstdio>
 #include <exception>
+#include <expected>
 #include <iterator>
 #include <string>
 #include <vector>

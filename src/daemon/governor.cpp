@@ -326,7 +326,7 @@ void Governor::keep_names(std::uint16_t version) {
 
 // What only the kernel needs is there now.
 void Governor::settle(std::shared_ptr<Version> version) {
-  std::vector<std::byte>().swap(version->tables.tables);  // an assignment would keep the memory
+  util::free_memory_of(version->tables.tables);
   version->tables.automaton = {};
   now_ = std::move(version);
   refusing_ = now_;

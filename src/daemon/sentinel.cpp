@@ -16,8 +16,8 @@
 #include "event/names.h"
 #include "output/escape.h"
 #include "util/clock.h"
-#include "util/memory.h"
 #include "util/fd.h"
+#include "util/memory.h"
 
 namespace vfsguard::daemon {
 

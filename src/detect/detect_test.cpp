@@ -821,6 +821,14 @@ class Correlations : public testing::Test {
     }
     return all;
   }
+  // One match of each of a million users, a millisecond apart; how many correlations fired.
+  std::uint64_t note_a_million() {
+    std::uint64_t fired = 0;
+    for (int i = 0; i < 1'000'000; ++i) {
+      fired += note(0, i * 0.001, {{"User", std::to_string(i)}}).size();
+    }
+    return fired;
+  }
   RuleSet set_;
   std::optional<Correlator> correlator_;
   std::vector<Fired> fired_;
@@ -928,11 +936,7 @@ TEST_F(Correlations, Chain) {
 
 TEST_F(Correlations, CountManyInAFewDozenBytesAKey) {
   open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 100 } }\n", {.memory = 64u << 20});
-  std::uint64_t fired = 0;
-  for (int i = 0; i < 1'000'000; ++i) {
-    fired += note(0, i * 0.001, {{"User", std::to_string(i)}}).size();
-  }
-  EXPECT_EQ(fired, 0u);
+  EXPECT_EQ(note_a_million(), 0u);
   EXPECT_EQ(correlator_->groups(), 1'000'000u);
   EXPECT_EQ(correlator_->counters().evicted, 0u);
   EXPECT_LE(correlator_->bytes(), 60'000'000u);
@@ -947,9 +951,7 @@ TEST_F(Correlations, CountManyInAFewDozenBytesAKey) {
   EXPECT_EQ(correlator_->groups(), 999'999u);
   // What was touched longest ago goes first, and is counted.
   open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 100 } }\n", {.memory = 8u << 20});
-  for (int i = 0; i < 1'000'000; ++i) {
-    (void)note(0, i * 0.001, {{"User", std::to_string(i)}});
-  }
+  EXPECT_EQ(note_a_million(), 0u);
   EXPECT_LE(correlator_->bytes(), 8u << 20);
   EXPECT_GT(correlator_->groups(), 100'000u);
   EXPECT_EQ(correlator_->counters().evicted + correlator_->groups(), 1'000'000u);
@@ -1016,11 +1018,7 @@ TEST(Rates, AgreeWithCountingEachAlone) {
 
 TEST_F(Correlations, StayWithinTheirMemory) {
   open("title: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 1h, condition: { gte: 3 } }\n", {.memory = 8u << 20});
-  std::uint64_t fired = 0;
-  for (int i = 0; i < 1'000'000; ++i) {
-    fired += note(0, i * 0.001, {{"User", std::to_string(i)}}).size();
-  }
-  EXPECT_EQ(fired, 0u);
+  EXPECT_EQ(note_a_million(), 0u);
   EXPECT_LE(correlator_->bytes(), 8u << 20);
   EXPECT_EQ(correlator_->counters().evicted + correlator_->groups(), 1'000'000u);
   EXPECT_GT(correlator_->groups(), 20'000u);

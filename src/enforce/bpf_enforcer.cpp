@@ -30,8 +30,6 @@ constexpr std::uint32_t kRulesAtLeast = 256;
 
 }  // namespace
 
-void BpfEnforcer::SkeletonDeleter::operator()(enforce_bpf* skeleton) const { enforce_bpf__destroy(skeleton); }
-
 BpfEnforcer::~BpfEnforcer() {
   if (pinned_.empty()) {
     return;
@@ -66,7 +64,7 @@ void BpfEnforcer::choose(const sensor::KernelFacts& facts) {
   }
 }
 
-void BpfEnforcer::choose_programs(const sensor::KernelFacts& facts) {
+void BpfEnforcer::choose_programs(enforce_bpf& skeleton, const sensor::KernelFacts& facts) {
   for (const EnforcedHook* hook : hooks_) {
     if (!is_needed(*hook, operations_)) {
       continue;
@@ -89,29 +87,29 @@ void BpfEnforcer::choose_programs(const sensor::KernelFacts& facts) {
   }
   if (forks_) {
     programs_.emplace_back("note_fork");
-    bpf_program__set_autoload(skeleton_->progs.carry_lineages, true);
+    bpf_program__set_autoload(skeleton.progs.carry_lineages, true);
   }
   for (const std::string& name : programs_) {
-    bpf_program* program = bpf_object__find_program_by_name(skeleton_->obj, name.c_str());
+    bpf_program* program = bpf_object__find_program_by_name(skeleton.obj, name.c_str());
     bpf_program__set_autoload(program, true);
     sensor::fit_to_kprobes(program, fprobe_);
   }
 }
 
 util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const Heritage* before) {
-  skeleton_.reset(enforce_bpf__open());
-  if (!skeleton_) {
+  const sensor::Skeleton<enforce_bpf> skeleton(enforce_bpf__open(), enforce_bpf__destroy);
+  if (!skeleton) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }
   bpf_program* program = nullptr;
-  bpf_object__for_each_program(program, skeleton_->obj) { bpf_program__set_autoload(program, false); }
+  bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
   operations_ = tables.operations;
   forks_ = (tables.kinds >> VG_WHO_ANCESTOR & 1) != 0 || (before != nullptr && before->lineages >= 0);
-  choose_programs(facts);
-  for (bpf_program* tool : {skeleton_->progs.who_enforces, skeleton_->progs.look, skeleton_->progs.give_mark, skeleton_->progs.try_rule}) {
+  choose_programs(*skeleton, facts);
+  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.give_mark, skeleton->progs.try_rule}) {
     bpf_program__set_autoload(tool, true);
   }
-  auto& knobs = *skeleton_->rodata;
+  auto& knobs = *skeleton->rodata;
   knobs.knows_lineages = forks_ ? 1 : 0;
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
@@ -121,35 +119,34 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   const auto cpus = static_cast<__u32>(std::max(libbpf_num_possible_cpus(), 1));
   const __u32 at_once = std::bit_ceil(std::max(cpus * 4, 64u));
   knobs.deed_mask = at_once - 1;
-  bpf_map__set_max_entries(skeleton_->maps.deeds, at_once);
+  bpf_map__set_max_entries(skeleton->maps.deeds, at_once);
   capacity_ = std::max(std::bit_ceil(2 * tables.rules), kRulesAtLeast);
   knobs.rule_capacity = capacity_;
-  bpf_map__set_max_entries(skeleton_->maps.rule_counts, 2 * capacity_);
+  bpf_map__set_max_entries(skeleton->maps.rule_counts, 2 * capacity_);
   table_size_ = std::max(tables.tables.size(), policy::kTablesAtLeast);
-  bpf_map__set_value_size(skeleton_->maps.tables, static_cast<__u32>(table_size_));
+  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size_));
   knobs.table_mask = static_cast<__u32>(table_size_ - 1);
-  skeleton_->data->policy_version = version_;
-  skeleton_->bss->decided_operations = tables.operations;
+  skeleton->data->policy_version = version_;
+  skeleton->bss->decided_operations = tables.operations;
   if (before != nullptr && before->labels >= 0) {
     // What is marked stays so, and what either of them refuses is told as it was.
-    bpf_map__reuse_fd(skeleton_->maps.labels, before->labels);
-    bpf_map__reuse_fd(skeleton_->maps.decisions, before->decisions);
-    bpf_map__reuse_fd(skeleton_->maps.worker_decisions, before->worker_decisions);
+    bpf_map__reuse_fd(skeleton->maps.labels, before->labels);
+    bpf_map__reuse_fd(skeleton->maps.decisions, before->decisions);
+    bpf_map__reuse_fd(skeleton->maps.worker_decisions, before->worker_decisions);
     if (before->lineages >= 0) {
-      bpf_map__reuse_fd(skeleton_->maps.lineages, before->lineages);
+      bpf_map__reuse_fd(skeleton->maps.lineages, before->lineages);
     }
     vg_label any{};
-    skeleton_->bss->labels_given = bpf_map_get_next_key(before->labels, nullptr, &any) == 0 ? 1 : 0;
+    skeleton->bss->labels_given = bpf_map_get_next_key(before->labels, nullptr, &any) == 0 ? 1 : 0;
   }
-  if (const int code = enforce_bpf__load(skeleton_.get()); code != 0) {
+  if (const int code = enforce_bpf__load(skeleton.get()); code != 0) {
     return util::fail(EX_UNAVAILABLE, fmt::format("cannot load the programs of enforcement: {} ({})", util::errno_text(-code), sensor::why()));
   }
-  auto loaded = sensor::Loaded::of(skeleton_->obj);
+  auto loaded = sensor::Loaded::of(skeleton->obj);
   if (!loaded) {
     return util::pass_on(loaded.error());
   }
   object_ = std::move(*loaded);
-  skeleton_.reset();
   if (auto filled = fill(tables, version_); !filled) {
     return filled;
   }

@@ -63,7 +63,7 @@ class BpfEnforcer final : public Enforcer {
 
   // bpf_enforcer.cpp
   void choose(const sensor::KernelFacts& facts);
-  void choose_programs(const sensor::KernelFacts& facts);
+  void choose_programs(enforce_bpf& skeleton, const sensor::KernelFacts& facts);
   util::Result<void> load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const Heritage* before);
   util::Result<void> fill(const policy::Enforcement& tables, std::uint32_t of_version);
   util::Result<std::vector<RuleState>> prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
@@ -81,13 +81,9 @@ class BpfEnforcer final : public Enforcer {
   [[nodiscard]] bool mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set);
   void carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
 
-  struct SkeletonDeleter {
-    void operator()(enforce_bpf* skeleton) const;
-  };
   [[nodiscard]] enforce_bpf::enforce_bpf__bss& bss() const { return object_.bss<enforce_bpf::enforce_bpf__bss>(); }
   [[nodiscard]] enforce_bpf::enforce_bpf__data& data() const { return object_.data<enforce_bpf::enforce_bpf__data>(); }
 
-  std::unique_ptr<enforce_bpf, SkeletonDeleter> skeleton_;  // until it is loaded
   sensor::Loaded object_;
   sensor::KprobeEvents probes_;  // without fprobes; they go after the links that hold them
   std::vector<sensor::Link> links_;

@@ -85,8 +85,7 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   e.stop_.reset(eventfd(0, EFD_CLOEXEC));
   e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   // The maps by which refusals reach the programs that write events.
-  const auto destroy = [](enforce_bpf* it) { enforce_bpf__destroy(it); };
-  const std::unique_ptr<enforce_bpf, decltype(destroy)> skeleton(enforce_bpf__open(), destroy);
+  const sensor::Skeleton<enforce_bpf> skeleton(enforce_bpf__open(), enforce_bpf__destroy);
   if (!skeleton) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }

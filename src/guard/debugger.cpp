@@ -114,8 +114,7 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
     return util::fail(EX_UNAVAILABLE, fmt::format("'bpf' is not in this kernel's lsm={}", list->substr(0, list->find('\n'))));
   }
   sensor::keep_libbpf_words();
-  const auto destroy = [](self_protect_bpf* it) { self_protect_bpf__destroy(it); };
-  const std::unique_ptr<self_protect_bpf, decltype(destroy)> skeleton(self_protect_bpf__open_and_load(), destroy);
+  const sensor::Skeleton<self_protect_bpf> skeleton(self_protect_bpf__open_and_load(), self_protect_bpf__destroy);
   if (!skeleton) {
     return util::fail_errno(EX_UNAVAILABLE, "this kernel does not load LSM programs");
   }

@@ -3,7 +3,6 @@
 
 #include <bpf/libbpf.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sysexits.h>
 
 #include <algorithm>
@@ -16,12 +15,6 @@ namespace vfsguard::sensor {
 namespace {
 
 util::UniqueFd own(int fd) { return util::UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
-
-std::shared_ptr<void> shared(const Loaded::Map& map) {
-  const std::size_t size = map.value_size;  // one value; the kernel rounds up to pages
-  void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, map.fd.get(), 0);
-  return memory == MAP_FAILED ? nullptr : std::shared_ptr<void>(memory, [size](void* at) { munmap(at, size); });
-}
 
 }  // namespace
 
@@ -56,8 +49,8 @@ util::Result<Loaded> Loaded::of(const bpf_object* object) {
       if (!added.section || added.name != section) {
         continue;
       }
-      *memory = shared(added);
-      if (*memory == nullptr) {
+      *memory = util::Mapping(added.fd.get(), added.value_size, PROT_READ | PROT_WRITE);
+      if (!*memory) {
         return util::fail_errno(EX_OSERR, fmt::format("cannot map {}", added.name));
       }
     }

@@ -8,11 +8,16 @@
 #include <vector>
 
 #include "util/fd.h"
+#include "util/mapping.h"
 #include "util/result.h"
 
 struct bpf_object;
 
 namespace vfsguard::sensor {
+
+/// An object of bpftool's skeleton, until it is loaded: `Skeleton<x_bpf>(x_bpf__open(), x_bpf__destroy)`.
+template <typename Object>
+using Skeleton = std::unique_ptr<Object, void (*)(Object*)>;
 
 /// What is used of a BPF object once it is in the kernel: its programs and maps, by descriptors of its own, and the sections that it shares with
 /// its programs. libbpf's object, with type information, relocations and the instructions of every program well over a megabyte, can be closed
@@ -50,18 +55,18 @@ class Loaded {
   /// The sections as bpftool's skeleton declares them, shared with the kernel. No `const` of its own: whoever may read these may write them.
   template <typename Bss>
   [[nodiscard]] Bss& bss() const {
-    return *static_cast<Bss*>(bss_.get());
+    return *bss_.as<Bss>();
   }
   template <typename Data>
   [[nodiscard]] Data& data() const {
-    return *static_cast<Data*>(data_.get());
+    return *data_.as<Data>();
   }
 
  private:
   std::vector<Program> programs_;
   std::vector<Map> maps_;
-  std::shared_ptr<void> bss_;
-  std::shared_ptr<void> data_;
+  util::Mapping bss_;
+  util::Mapping data_;
 };
 
 }  // namespace vfsguard::sensor

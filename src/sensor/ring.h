@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <utility>
 
+#include "util/mapping.h"
 #include "util/result.h"
 
 namespace vfsguard::sensor {
@@ -19,12 +19,6 @@ class Ring {
  public:
   /// Of the map `map`, which must be of `size` bytes and stay open as long as this is used.
   [[nodiscard]] static util::Result<Ring> open(int map, std::size_t size);
-
-  Ring(const Ring&) = delete;
-  Ring& operator=(const Ring&) = delete;
-  Ring(Ring&& other) noexcept;
-  Ring& operator=(Ring&& other) noexcept;
-  ~Ring();
 
   /// Calls `each(std::span<const std::byte>)` for what is there, until it answers false or no record is left; what was handed out is free for
   /// the kernel afterwards. `each` does not call this of the same ring.
@@ -57,17 +51,14 @@ class Ring {
   void release();
   /// Where `bytes` of the ring from `position` on are mapped.
   util::Result<const std::byte*> at(std::uint64_t position, std::size_t bytes);
-  void unmap();
-
   int map_ = -1;
   std::size_t size_ = 0;
-  std::uint64_t* consumer_ = nullptr;        // a page of its own, which the kernel reads
-  const std::uint64_t* producer_ = nullptr;  // likewise, which it writes
-  std::uint64_t position_ = 0;               // of the next record, since the ring was made
-  std::size_t length_ = 0;                   // of the record that is handed out, with its header
-  std::byte* window_ = nullptr;
-  std::size_t window_begin_ = 0;  // in the ring
-  std::size_t window_size_ = 0;
+  util::Mapping consumer_;  // its position: a page of its own, which the kernel reads
+  util::Mapping producer_;  // likewise, which it writes
+  util::Mapping window_;    // of the data
+  std::size_t window_begin_ = 0;
+  std::uint64_t position_ = 0;  // of the next record, since the ring was made
+  std::size_t length_ = 0;      // of the record that is handed out, with its header
 };
 
 }  // namespace vfsguard::sensor

@@ -32,6 +32,7 @@
 #include "sensor/loaded.h"
 #include "sensor/ring.h"
 #include "util/fd.h"
+#include "util/memory.h"
 #include "util/read_file.h"
 #include "vfsguard.skel.h"
 
@@ -205,9 +206,6 @@ bool lsm_programs_load(const KernelFacts& facts) {
 
 namespace {
 
-struct SkeletonDeleter {
-  void operator()(vfsguard_bpf* skeleton) const { vfsguard_bpf__destroy(skeleton); }
-};
 // Tracepoints need no function of their own for an operation.
 std::vector<Unserved> unserved_by(Hook hook, std::uint64_t operations, const KernelFacts& facts) {
   if (hook != Hook::kLsm && hook != Hook::kKprobe) {
@@ -249,7 +247,6 @@ std::uint64_t recursion_misses(const Loaded& loaded) {
 }  // namespace
 
 struct Sensor::State {
-  std::unique_ptr<vfsguard_bpf, SkeletonDeleter> skeleton;  // until it is loaded
   Loaded loaded;
   KprobeEvents kprobes;
   std::vector<Link> links;
@@ -291,10 +288,10 @@ struct Sensor::State {
   static std::optional<std::uint64_t> event_time(std::span<const std::byte> record);
   void deliver_held(std::uint64_t until_ns);
 
-  void choose_programs(const Filter& filter);
-  void set_knobs(const Filter& filter);
-  void size_maps(const Options& options);
-  void take_over(const State& before);
+  void choose_programs(vfsguard_bpf& skeleton, const Filter& filter);
+  void set_knobs(vfsguard_bpf& skeleton, const Filter& filter);
+  void size_maps(vfsguard_bpf& skeleton, const Options& options);
+  void take_over(vfsguard_bpf& skeleton, const State& before);
   util::Result<void> fill_tables(std::uint32_t of_version);
   util::Result<void> fill_maps(const Filter& filter);
   void find_places();
@@ -373,9 +370,9 @@ void Sensor::State::deliver_held(std::uint64_t until_ns) {
   }
 }
 
-void Sensor::State::choose_programs(const Filter& filter) {
+void Sensor::State::choose_programs(vfsguard_bpf& skeleton, const Filter& filter) {
   bpf_program* program = nullptr;
-  bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
+  bpf_object__for_each_program(program, skeleton.obj) { bpf_program__set_autoload(program, false); }
   operations = followed(filter.operations);
   // What an open may not do, reads and maps of an older descriptor may not either. Kprobes on every read would cost more than they tell.
   constexpr std::uint64_t kReadsAndWrites = event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE);
@@ -414,14 +411,14 @@ void Sensor::State::choose_programs(const Filter& filter) {
     programs.insert(programs.end(), {"call_enter", "call_return", "decide_kprobe", "request_enter"});
   }
   for (const std::string& name : programs) {
-    bpf_program* wanted = bpf_object__find_program_by_name(skeleton->obj, name.c_str());
+    bpf_program* wanted = bpf_object__find_program_by_name(skeleton.obj, name.c_str());
     bpf_program__set_autoload(wanted, true);
     fit_to_kprobes(wanted, facts.fprobe);
   }
 }
 
-void Sensor::State::set_knobs(const Filter& filter) {
-  auto& knobs = *skeleton->rodata;
+void Sensor::State::set_knobs(vfsguard_bpf& skeleton, const Filter& filter) {
+  auto& knobs = *skeleton.rodata;
   knobs.hook_id = static_cast<__u32>(hook);
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.complete_takes_cqe = facts.complete_cqe ? 1 : 0;
@@ -447,52 +444,52 @@ void Sensor::State::set_knobs(const Filter& filter) {
   knobs.killing = filter.killing ? 1 : 0;
 }
 
-void Sensor::State::size_maps(const Options& options) {
+void Sensor::State::size_maps(vfsguard_bpf& skeleton, const Options& options) {
   const Filter& filter = options.filter;
   const auto resize = [](bpf_map* map, std::size_t entries) { bpf_map__set_max_entries(map, static_cast<__u32>(std::max<std::size_t>(entries, 1))); };
-  resize(skeleton->maps.ring, options.ring_bytes);
-  resize(skeleton->maps.aggregates_even, options.aggregates);
-  resize(skeleton->maps.aggregates_odd, options.aggregates);
+  resize(skeleton.maps.ring, options.ring_bytes);
+  resize(skeleton.maps.aggregates_even, options.aggregates);
+  resize(skeleton.maps.aggregates_odd, options.aggregates);
   aggregates = options.aggregates > 0;
-  skeleton->rodata->aggregate = aggregates ? 1 : 0;
+  skeleton.rodata->aggregate = aggregates ? 1 : 0;
   if (filter.decisions >= 0) {
-    bpf_map__reuse_fd(skeleton->maps.decisions, filter.decisions);
-    bpf_map__reuse_fd(skeleton->maps.worker_decisions, filter.worker_decisions);
+    bpf_map__reuse_fd(skeleton.maps.decisions, filter.decisions);
+    bpf_map__reuse_fd(skeleton.maps.worker_decisions, filter.worker_decisions);
   }
   tables = policy::kernel_tables(filter.automaton, filter.set_operations);
   table_size = std::max(tables.size(), options.tables_at_least);
   asked = filter.operations;
   enforcing = filter.decisions >= 0;
   killing = filter.killing;
-  bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size));
-  skeleton->rodata->table_mask = static_cast<__u32>(table_size - 1);
-  skeleton->data->policy_version = version;
-  resize(skeleton->maps.comms, filter.comms.size());
-  resize(skeleton->maps.uids, filter.uids.size());
+  bpf_map__set_value_size(skeleton.maps.tables, static_cast<__u32>(table_size));
+  skeleton.rodata->table_mask = static_cast<__u32>(table_size - 1);
+  skeleton.data->policy_version = version;
+  resize(skeleton.maps.comms, filter.comms.size());
+  resize(skeleton.maps.uids, filter.uids.size());
 }
 
 // All that is not this object's own: its tables, its globals, its programs.
-void Sensor::State::take_over(const State& before) {
+void Sensor::State::take_over(vfsguard_bpf& skeleton, const State& before) {
   version = before.version + 1;
   probe_misses = before.misses();
   program_misses = before.program_misses;
   program_misses += recursion_misses(before.loaded);
   bpf_map* map = nullptr;
-  bpf_object__for_each_map(map, skeleton->obj) {
+  bpf_object__for_each_map(map, skeleton.obj) {
     const int same = before.loaded.map_fd(bpf_map__name(map));
-    if (map != skeleton->maps.tables && map != skeleton->maps.finisher && !bpf_map__is_internal(map) && same >= 0) {
+    if (map != skeleton.maps.tables && map != skeleton.maps.finisher && !bpf_map__is_internal(map) && same >= 0) {
       bpf_map__reuse_fd(map, same);
     }
   }
-  skeleton->bss->aggregate_epoch = std::atomic_ref(before.bss().aggregate_epoch).load();
-  skeleton->data->describe_epoch = std::atomic_ref(before.data().describe_epoch).load();
+  skeleton.bss->aggregate_epoch = std::atomic_ref(before.bss().aggregate_epoch).load();
+  skeleton.data->describe_epoch = std::atomic_ref(before.data().describe_epoch).load();
 }
 
 util::Result<void> Sensor::State::fill_tables(std::uint32_t of_version) {
   const __u32 place = of_version & 1;
   tables.resize(table_size);
   const int code = bpf_map_update_elem(loaded.map_fd("tables"), &place, tables.data(), BPF_ANY);
-  std::vector<std::byte>().swap(tables);  // an assignment would keep the memory
+  util::free_memory_of(tables);
   if (code != 0) {
     return util::fail_errno(EX_OSERR, "cannot fill the filter's tables", -code);
   }
@@ -529,7 +526,7 @@ void Sensor::State::find_places() {
   requests = request_probes(operations, has);
   objects = object_probes(operations, has);
   missing = unserved_by(hook, ~std::uint64_t{0}, facts);
-  std::unordered_set<std::string>().swap(facts.functions);
+  util::free_memory_of(facts.functions);
 }
 
 util::Result<void> Sensor::State::attach_kprobes() {
@@ -639,28 +636,27 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   state->handler = std::move(handler);
   state->hook = options.hook;
   state->facts = facts;
-  state->skeleton.reset(vfsguard_bpf__open());
-  if (!state->skeleton) {
+  const Skeleton<vfsguard_bpf> skeleton(vfsguard_bpf__open(), vfsguard_bpf__destroy);
+  if (!skeleton) {
     return util::fail(EX_SOFTWARE, fmt::format("cannot open the BPF object: {}", why()));
   }
-  if (state->skeleton->rodata->abi_version != VG_ABI_VERSION) {
-    return util::fail(EX_SOFTWARE, fmt::format("BPF object of schema {}, program of schema {}", +state->skeleton->rodata->abi_version, VG_ABI_VERSION));
+  if (skeleton->rodata->abi_version != VG_ABI_VERSION) {
+    return util::fail(EX_SOFTWARE, fmt::format("BPF object of schema {}, program of schema {}", +skeleton->rodata->abi_version, VG_ABI_VERSION));
   }
   if (options.follows != nullptr) {
-    state->take_over(*options.follows->state_);
+    state->take_over(*skeleton, *options.follows->state_);
   }
-  state->choose_programs(options.filter);
-  state->set_knobs(options.filter);
-  state->size_maps(options);
-  if (const int code = vfsguard_bpf__load(state->skeleton.get()); code != 0) {
+  state->choose_programs(*skeleton, options.filter);
+  state->set_knobs(*skeleton, options.filter);
+  state->size_maps(*skeleton, options);
+  if (const int code = vfsguard_bpf__load(skeleton.get()); code != 0) {
     return util::pass_on(load_error(code, options.hook));
   }
-  auto loaded = Loaded::of(state->skeleton->obj);
+  auto loaded = Loaded::of(skeleton->obj);
   if (!loaded) {
     return util::pass_on(loaded.error());
   }
   state->loaded = std::move(*loaded);
-  state->skeleton.reset();
   state->find_places();
   auto grace = Grace::open();
   if (!grace) {

@@ -20,6 +20,12 @@ struct Map {
 // All of this process, in the order of their addresses.
 std::vector<Map> own_maps();
 
+// Of a container that is empty then. To assign `{}` keeps the memory: it is taken for an empty list.
+template <typename Container>
+void free_memory_of(Container& container) {
+  Container().swap(container);
+}
+
 // Gives back what a start or a reload has used and what follows does not: free memory of the heap, and pages of the program and its libraries, which are read
 // again from the file where they are needed after all. Maps with pages of this process's own (relocations, say) are left as they are.
 void give_back_memory();

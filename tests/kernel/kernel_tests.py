@@ -3210,16 +3210,14 @@ def main():
     results = {"passed": 0, "failed": 0, "skipped": 0}
     # A start takes seconds in emulation. On several mechanisms, what does not depend on the mechanism runs on the first alone, and in guests
     # that another guest's run has shown not even there. Of tracepoints the host shows the most.
-    alike = ("test_executables", "test_filter", "test_random", "test_boottime", "test_own", "test_idle", "test_shipped", "test_ends", "test_full_disk",
-             "test_control", "test_reload_changes")
-    once = alike + ("test_account_is_exact_without", "test_aggregation", "test_fork_bomb", "test_short_lived", "test_no_event_waits", "test_run", "test_who_reads", "test_enforcement", "test_protect", "test_reload", "test_persist")
-    # What the agent makes of what the kernel does: on one kernel, beside the host.
-    user_side = alike + ("test_persist", "test_protect", "test_run", "test_who_reads", "test_rules_that", "test_reactions", "once_test_bad", "once_test_closed", "once_test_detection_denies",
-                         "once_test_detection_is", "once_test_every_rule", "once_test_integrity", "once_test_kernel_without", "once_test_life", "once_test_mechanism_that",
-                         "once_test_policy", "once_test_protect", "once_test_second", "once_test_word")
     # What has nothing to do with the kernel: the host shows it, and a start takes seconds in emulation.
     host_shows = ("test_control", "test_reload_changes", "test_full_disk", "test_ends", "test_idle", "test_shipped", "once_test_bad", "once_test_closed", "once_test_detection_is",
                   "once_test_policy", "once_test_protect_goes", "once_test_second", "once_test_without_root", "once_test_word")
+    alike = host_shows + ("test_executables", "test_filter", "test_random", "test_boottime", "test_own")
+    once = alike + ("test_account_is_exact_without", "test_aggregation", "test_fork_bomb", "test_short_lived", "test_no_event_waits", "test_run", "test_who_reads", "test_enforcement", "test_protect", "test_reload", "test_persist")
+    # What the agent makes of what the kernel does: on one kernel, beside the host.
+    user_side = alike + ("test_persist", "test_protect", "test_run", "test_who_reads", "test_rules_that", "test_reactions", "once_test_detection_denies", "once_test_every_rule",
+                         "once_test_integrity", "once_test_kernel_without", "once_test_life", "once_test_mechanism_that")
     by_tracepoint = ("test_account_is_exact_when", "test_ledger", "test_sessions_add_up", "test_files_open", "test_nothing_stays")
 
     def left_out(name):
