@@ -207,9 +207,11 @@ util::Result<int> test(const RulesText& text) {
     fmt::print(stderr, "note: the last {} bytes are no whole line and were left out\n", cut);
   }
   const detect::Correlator::Counters& c = d.correlator().counters();
-  if (c.late + c.evicted + c.clock_steps + c.incomplete > 0) {
-    fmt::print(stderr, "note: correlations: {} matches came too late, {} lacked a field, {} groups had to go for want of memory, {} clock steps\n", c.late,
-               c.incomplete, c.evicted, c.clock_steps);
+  if (c.late + c.evicted + c.clock_steps + c.incomplete + c.left_out > 0) {
+    fmt::print(stderr,
+               "note: correlations: {} matches came too late, {} lacked a field, {} were left out of groups that were full, {} groups had to go for want of "
+               "memory, {} clock steps\n",
+               c.late, c.incomplete, c.left_out, c.evicted, c.clock_steps);
   }
   return told > 0 ? 1 : 0;
 }

@@ -498,7 +498,7 @@ util::Result<void> Pipeline::loop() {
     if (alerts_expire_ns_ != 0 && detector_) {
       const std::uint64_t now = util::clock_ns(CLOCK_BOOTTIME);
       if (now >= alerts_expire_ns_) {
-        alerts_expire_ns_ = detector_->expire(now, alerts_) ? now + 1'000'000'000u : 0;
+        alerts_expire_ns_ = detector_->expire(now, *consumed < kBatchRecords, alerts_) ? now + 1'000'000'000u : 0;
         write_alerts();
         if (auto done = flush(); !done) {
           return done;
@@ -928,9 +928,9 @@ std::string Pipeline::detection_status() const {
   const detect::Detector& d = *detector_;
   const detect::Correlator::Counters& c = d.correlator().counters();
   std::string out = fmt::format(
-      R"("detection":{{"rules":{},"correlations":{},"filters":{},"refused":{},"looked_at":{},"groups":{},"group_bytes":{},"late":{},"evicted":{},"clock_steps":{},"matched":[)",
+      R"("detection":{{"rules":{},"correlations":{},"filters":{},"refused":{},"looked_at":{},"groups":{},"group_bytes":{},"late":{},"evicted":{},"left_out":{},"clock_steps":{},"matched":[)",
       d.rules().size(), d.correlations().size(), d.filters().size(), d.refused().size(), d.looked_at(), d.correlator().groups(), d.correlator().bytes(), c.late,
-      c.evicted, c.clock_steps);
+      c.evicted, c.left_out, c.clock_steps);
   for (std::size_t node = 0; node < d.counts().size(); ++node) {
     const detect::Detector::Count& count = d.counts()[node];
     if (count.matched > 0) {

@@ -27,7 +27,7 @@ bool equal_ignoring_case(std::string_view a, std::string_view b) {
 
 class Parser {
  public:
-  Parser(std::string_view text, std::vector<Part>& parts) : text_(text), parts_(parts) { advance(); }
+  Parser(std::string_view text, std::vector<Part>& parts, std::string_view where) : text_(text), parts_(parts), where_(where) { advance(); }
 
   std::expected<Expression, ConditionError> whole() {
     auto expression = either(0);
@@ -140,7 +140,7 @@ class Parser {
       for (const Part& one : parts_) {
         names.push_back(one.name);
       }
-      return std::unexpected(ConditionError{fmt::format("there is no '{}' in 'detection'; {}", name.text, util::suggestion(name.text, names)), name.at});
+      return std::unexpected(ConditionError{fmt::format("there is no '{}' in '{}'; {}", name.text, where_, util::suggestion(name.text, names)), name.at});
     }
     known->used = true;
     return known->expression;
@@ -170,7 +170,7 @@ class Parser {
       }
     }
     if (out.children.empty()) {
-      return std::unexpected(ConditionError{fmt::format("no part of 'detection' is called like '{}'", pattern.text), pattern.at});
+      return std::unexpected(ConditionError{fmt::format("no part of '{}' is called like '{}'", where_, pattern.text), pattern.at});
     }
     if (all) {
       out.kind = Expression::Kind::kAnd;
@@ -186,12 +186,46 @@ class Parser {
 
   std::string_view text_;
   std::vector<Part>& parts_;
+  std::string_view where_;
   std::size_t at_ = 0;
   Token token_;
 };
 
 }  // namespace
 
-std::expected<Expression, ConditionError> parse_condition(std::string_view text, std::vector<Part>& parts) { return Parser(text, parts).whole(); }
+std::expected<Expression, ConditionError> parse_condition(std::string_view text, std::vector<Part>& parts, std::string_view where) {
+  return Parser(text, parts, where).whole();
+}
+
+bool is_true(const Expression& condition, const std::vector<bool>& atoms) {
+  const auto holds = [&](const Expression& child) { return is_true(child, atoms); };
+  switch (condition.kind) {
+    case Expression::Kind::kAtom: return atoms[condition.number];
+    case Expression::Kind::kNot: return !holds(condition.children.front());
+    case Expression::Kind::kAnd: return std::ranges::all_of(condition.children, holds);
+    case Expression::Kind::kOr: return std::ranges::any_of(condition.children, holds);
+    case Expression::Kind::kAtLeast: return std::ranges::count_if(condition.children, holds) >= condition.number;
+  }
+  return false;
+}
+
+namespace {
+
+bool mark(const Expression& condition, bool negated, std::vector<bool>& asserted) {
+  if (condition.kind == Expression::Kind::kAtom) {
+    asserted[condition.number] = asserted[condition.number] || !negated;
+    return negated;
+  }
+  const bool below = negated != (condition.kind == Expression::Kind::kNot);
+  bool any = false;
+  for (const Expression& child : condition.children) {
+    any = mark(child, below, asserted) || any;
+  }
+  return any;
+}
+
+}  // namespace
+
+bool mark_asserted(const Expression& condition, std::vector<bool>& asserted) { return mark(condition, false, asserted); }
 
 }  // namespace vfsguard::detect

@@ -22,8 +22,14 @@ struct ConditionError {
   std::size_t at = 0;  // byte of the condition
 };
 
-// Marks the parts that it names. Deeper than kDeepest is refused.
+// Marks the parts that it names; `where` they stand, for errors. Deeper than kDeepest is refused.
 inline constexpr int kDeepest = 64;
-std::expected<Expression, ConditionError> parse_condition(std::string_view text, std::vector<Part>& parts);
+std::expected<Expression, ConditionError> parse_condition(std::string_view text, std::vector<Part>& parts, std::string_view where = "detection");
+
+// What a condition comes to where these atoms hold and no others; one for each atom's number.
+bool is_true(const Expression& condition, const std::vector<bool>& atoms);
+// Sets the atoms that stand below an even number of `not`: those that can make it true. Returns whether others stand below an odd number, so that one
+// more atom can make it false.
+bool mark_asserted(const Expression& condition, std::vector<bool>& asserted);
 
 }  // namespace vfsguard::detect

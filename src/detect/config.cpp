@@ -40,15 +40,15 @@ class Reader {
       for (const std::string& path : texts(root["rules"], "rules")) {
         config.rules.push_back(path.starts_with('/') ? path : (here / path).string());
       }
-      config.enable = texts(root["enable"], "enable");
-      config.disable = texts(root["disable"], "disable");
+      config.enable = all_named(root["enable"], "enable", config);
+      config.disable = all_named(root["disable"], "disable", config);
       for (const auto& entry : map(root["severity"], "severity")) {
         const std::string word = scalar(entry.second, "a severity");
         const auto severity = severity_from_name(word);
         if (!severity) {
           refuse(entry.second, fmt::format("there is no severity '{}'; known: info, low, medium, high, critical", word));
         }
-        config.severities[scalar(entry.first, "a rule")] = *severity;
+        config.severities[named(entry.first, "severity", config)] = *severity;
       }
       for (const auto& entry : map(root["lists"], "lists")) {
         const std::string name = scalar(entry.first, "a list");
@@ -58,13 +58,14 @@ class Reader {
         }
         only_keys(entry.second, "a list that is added to", {"add"});
         config.more[name] = texts(entry.second["add"], "add");
+        mention(entry.first, "lists", config);
       }
       if (const YAML::Node throttle = root["throttle"]) {
         only_keys(throttle, "'throttle'", {"alerts", "per", "by", "rules"});
         config.throttle = read_throttle(throttle);
         for (const auto& entry : map(throttle["rules"], "rules")) {
           only_keys(entry.second, "a rule's throttle", {"alerts", "per", "by"});
-          config.throttles[scalar(entry.first, "a rule")] = read_throttle(entry.second);
+          config.throttles[named(entry.first, "throttle", config)] = read_throttle(entry.second);
         }
       }
       if (const YAML::Node response = root["response"]) {
@@ -105,6 +106,24 @@ class Reader {
     }
     for (const YAML::Node& one : node) {
       all.push_back(scalar(one, "an entry"));
+    }
+    return all;
+  }
+
+  static void mention(const YAML::Node& node, std::string_view key, Config& config) {
+    config.mentions.push_back({key, node.Scalar(), node.Mark().line + 1, node.Mark().column + 1});
+  }
+
+  // A rule's name, and several.
+  static std::string named(const YAML::Node& node, std::string_view key, Config& config) {
+    std::string word = scalar(node, "a rule");
+    mention(node, key, config);
+    return word;
+  }
+  static std::vector<std::string> all_named(const YAML::Node& node, std::string_view key, Config& config) {
+    std::vector<std::string> all = texts(node, key);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      mention(node[i], key, config);
     }
     return all;
   }
@@ -166,7 +185,7 @@ class Reader {
     only_keys(node, "'response'", {"rules", "spare"});
     config.spared = texts(node["spare"], "spare");
     for (const auto& entry : map(node["rules"], "rules")) {
-      Response& response = config.responses[scalar(entry.first, "a rule")];
+      Response& response = config.responses[named(entry.first, "response", config)];
       const std::vector<std::string> words = entry.second.IsSequence() ? texts(entry.second, "a response") : std::vector{scalar(entry.second, "a response")};
       for (const std::string& word : words) {
         if (word != "kill" && word != "deny") {

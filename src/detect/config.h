@@ -26,6 +26,14 @@ struct Response {
   [[nodiscard]] bool any() const { return kill || deny; }
 };
 
+// Where the configuration names a rule, or a list that it adds to. What is not there is refused once the rules are read.
+struct Mention {
+  std::string_view key;  // that it stands below
+  std::string word;
+  int line = 0;
+  int column = 0;
+};
+
 struct Config {
   std::string file;                            // empty: there is none
   std::vector<std::string> rules;              // files and directories
@@ -39,6 +47,7 @@ struct Config {
   Correlator::Options limits;
   std::map<std::string, Response> responses;  // by id or name
   std::vector<std::string> spared;            // programs that are never killed: names, or paths
+  std::vector<Mention> mentions;              // in no order
 };
 
 // EX_NOINPUT: it cannot be read (code ENOENT: it is not there); EX_CONFIG with file:line:column.

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "detect/condition.h"
 #include "util/suggestion.h"
 
 namespace vfsguard::detect {
@@ -15,6 +16,10 @@ namespace vfsguard::detect {
 namespace {
 
 constexpr int kDeepestChain = 16;
+// What a group that is full is condensed to: so many parts of its time, and in each so many of its values.
+constexpr std::uint64_t kSumParts = 256;
+constexpr std::uint64_t kSampleParts = 64;
+constexpr std::uint64_t kSamplesOfPart = 8;
 
 bool is_temporal(Correlation::Kind kind) { return kind == Correlation::Kind::kTemporal || kind == Correlation::Kind::kTemporalOrdered; }
 
@@ -23,7 +28,7 @@ bool holds(const Correlation::Bound& bound, double value) {
     case Test::kGreater: return value > bound.value;
     case Test::kLess: return value < bound.value;
     case Test::kLessOrEqual: return value <= bound.value;
-    case Test::kEqual: return value == bound.value;
+    case Test::kEqual: return (value == bound.value) != bound.differs;
     default: return value >= bound.value;
   }
 }
@@ -31,6 +36,8 @@ bool holds(const Correlation::Bound& bound, double value) {
 bool all_hold(const Correlation& c, double value) {
   return std::ranges::all_of(c.bounds, [&](const Correlation::Bound& bound) { return holds(bound, value); });
 }
+
+bool is_sample(Correlation::Kind kind) { return kind == Correlation::Kind::kValuePercentile || kind == Correlation::Kind::kValueMedian; }
 
 // How many matches may have to be kept to tell.
 double most_needed(const Correlation& c) {
@@ -66,6 +73,11 @@ util::Error wrong(const Correlation& c, std::string_view why) {
 
 }  // namespace
 
+bool fires_late(const Correlation& correlation) {
+  std::vector<bool> asserted(correlation.rules.size(), false);
+  return correlation.condition && mark_asserted(*correlation.condition, asserted);
+}
+
 util::Result<Correlator> Correlator::open(const std::vector<Rule>& rules, std::vector<Correlation> correlations, Options options) {
   Correlator made;
   made.correlations_ = std::move(correlations);
@@ -93,6 +105,8 @@ util::Result<void> Correlator::resolve(const std::vector<Rule>& rules) {
       rates.emplace(one.timespan_ns / Rates::kBuckets, most_needed(one));
     }
     auto& refers = nodes_.emplace_back();
+    auto& asserted = asserted_.emplace_back(one.rules.size(), false);
+    late_.push_back(one.condition && mark_asserted(*one.condition, asserted));
     for (const std::string& reference : one.rules) {
       std::uint32_t node = 0;
       while (node < nodes && !(node < rules_ ? rules[node].head : correlations_[node - rules_].head).is(reference)) {
@@ -100,6 +114,9 @@ util::Result<void> Correlator::resolve(const std::vector<Rule>& rules) {
       }
       if (node == nodes) {
         return util::pass_on(wrong(one, fmt::format("there is no rule with the id or name '{}'; {}", reference, util::suggestion(reference, names))));
+      }
+      if (std::ranges::find(refers, node) != refers.end()) {
+        return util::pass_on(wrong(one, fmt::format("'{}' is a rule that it names already", reference)));
       }
       uses_[node].push_back({c, static_cast<std::uint32_t>(refers.size())});
       refers.push_back(node);
@@ -165,6 +182,7 @@ bool Correlator::keeps_up(std::uint64_t time_ns) {
   behind_ns_ = 0;
   groups_.clear();
   by_key_.clear();
+  due_.clear();
   for (std::optional<Rates>& rates : rates_) {
     if (rates) {
       rates->clear();
@@ -185,7 +203,23 @@ std::optional<std::string> Correlator::value_of(const Correlation& c, std::uint3
 
 std::size_t Correlator::size_of(const Group& group) const {
   // A list node, a hash node and its bucket, and what the vectors hold.
-  return sizeof(Group) + 16 + sizeof(Key) + 40 + group.entries.capacity() * sizeof(Entry);
+  std::size_t size = sizeof(Group) + 16 + sizeof(Key) + 40 + group.entries.capacity() * sizeof(Entry);
+  if (group.waiting) {
+    size += sizeof(Waiting) + sizeof(decltype(due_)::value_type) + 32;
+    for (const auto& [name, value] : group.waiting->values) {
+      size += sizeof(GroupValues::value_type) + name.size() + value.size();
+    }
+  }
+  return size;
+}
+
+void Correlator::drop(Groups::iterator group) {
+  bytes_ -= std::min(bytes_, size_of(*group));
+  if (group->waiting) {
+    due_.erase({group->waiting->due_ns, group->key});
+  }
+  by_key_.erase(group->key);
+  groups_.erase(group);
 }
 
 Correlator::Group& Correlator::group_of(const Key& key, std::uint64_t time_ns) {
@@ -250,10 +284,7 @@ void Correlator::make_room(std::uint64_t now_ns) {
     if (of_rates) {
       rates_[*of_rates]->erase(rates_[*of_rates]->oldest());
     } else {
-      const Group& oldest = groups_.back();
-      bytes_ -= std::min(bytes_, size_of(oldest));
-      by_key_.erase(oldest.key);
-      groups_.pop_back();
+      drop(std::prev(groups_.end()));
     }
   }
 }
@@ -273,111 +304,196 @@ void Correlator::remember(Rates& rates, std::uint32_t slot, const Contribution& 
   noted_[noted_so_far_ % kNoted] = {from, slot, std::exchange(rates.mark(slot), noted_so_far_)};
 }
 
+// Entries of one part of the time become few: with their sum, or values that stand for as many others each. Returns whether that made them fewer.
+bool Correlator::condense(const Correlation& c, std::vector<Entry>& entries) const {
+  const std::uint64_t parts = is_sample(c.kind) ? kSampleParts : kSumParts;
+  const std::uint64_t of_part = is_sample(c.kind) ? kSamplesOfPart : 1;
+  const std::uint64_t width = std::max<std::uint64_t>((c.timespan_ns + options_.late_ns) / parts, 1);
+  std::vector<Entry> fewer;
+  for (auto begin = entries.begin(); begin != entries.end();) {
+    const std::uint64_t part = begin->from.time_ns / width;
+    const auto end = std::find_if(begin, entries.end(), [&](const Entry& e) { return e.from.time_ns / width != part; });
+    if (static_cast<std::uint64_t>(end - begin) <= of_part) {
+      fewer.insert(fewer.end(), begin, end);
+      begin = end;
+      continue;
+    }
+    const Contribution first = begin->from;
+    std::uint64_t left = 0;
+    for (auto it = begin; it != end; ++it) {
+      left += it->number;
+    }
+    std::sort(begin, end, [](const Entry& a, const Entry& b) { return a.value < b.value; });
+    for (std::uint64_t of = of_part; of > 0 && begin != end; --of) {
+      // The next of as many shares as are left. What stands for it is one of its values, by a place that differs from part to part, so that together they
+      // rank as all would.
+      const std::uint64_t share = std::max<std::uint64_t>(left / of, 1);
+      const std::uint64_t place = 1 + ((part * kSamplesOfPart + of) * 0x9e3779b97f4a7c15u >> 32) * share / (std::uint64_t{1} << 32);
+      Entry one{first, 0, 0};
+      double sum = 0;
+      bool stands = false;
+      for (; begin != end && (one.number < share || of == 1); ++begin) {
+        one.number += begin->number;
+        sum += begin->value;
+        if (!stands && one.number >= place) {
+          one.value = begin->value;
+          stands = true;
+        }
+      }
+      if (!is_sample(c.kind)) {
+        one.value = sum;
+      }
+      left -= std::min(left, one.number);
+      fewer.push_back(one);
+    }
+  }
+  const bool became = fewer.size() < entries.size();
+  entries = std::move(fewer);
+  return became;
+}
+
+// At least one entry less: those that are missed least.
+void Correlator::make_place(Group& group) {
+  const Correlation& c = correlations_[group.key.correlation];
+  auto& all = group.entries;
+  auto least = all.end();
+  switch (c.kind) {
+    case Correlation::Kind::kValueSum:
+    case Correlation::Kind::kValueAverage:
+    case Correlation::Kind::kValuePercentile:
+    case Correlation::Kind::kValueMedian:
+      if (condense(c, all)) {
+        return;
+      }
+      break;
+    case Correlation::Kind::kTemporal:
+      // The rule matched again later; unless a time may begin with each.
+      if (!late_[group.key.correlation]) {
+        const auto again = [&](auto at) { return std::any_of(std::next(at), all.end(), [&](const Entry& later) { return later.from.node == at->from.node; }); };
+        for (least = all.begin(); least != all.end() && !again(least); ++least) {
+        }
+      }
+      break;
+    case Correlation::Kind::kTemporalOrdered:
+      // The rule matched again before another did.
+      least = std::ranges::adjacent_find(all, {}, [](const Entry& e) { return e.from.node; });
+      break;
+    default: break;
+  }
+  if (least == all.end()) {
+    least = all.begin();
+    ++counters_.left_out;
+  }
+  all.erase(least);
+}
+
 // Keeps the entries in order of time and drops what no window can reach any more.
-void Correlator::add(const Correlation& c, Group& group, Entry entry) {
+void Correlator::add(Group& group, const Entry& entry) {
+  const Correlation& c = correlations_[group.key.correlation];
   group.newest_ns = std::max(group.newest_ns, entry.from.time_ns);
   auto& all = group.entries;
   const std::uint64_t horizon = group.newest_ns - std::min(group.newest_ns, c.timespan_ns + options_.late_ns);
   std::erase_if(all, [&](const Entry& old) { return old.from.time_ns < horizon; });
   if (c.kind == Correlation::Kind::kValueCount) {
     // One entry a value: when it was seen last.
-    std::erase_if(all, [&](const Entry& old) { return old.hash == entry.hash && old.from.time_ns <= entry.from.time_ns; });
+    std::erase_if(all, [&](const Entry& old) { return old.number == entry.number && old.from.time_ns <= entry.from.time_ns; });
   }
   if (all.size() >= kSamples) {
-    all.erase(all.begin());
-    ++counters_.samples_left_out;
+    make_place(group);
   }
   const auto at = std::ranges::upper_bound(all, entry.from.time_ns, {}, [](const Entry& e) { return e.from.time_ns; });
   all.insert(at, entry);
 }
 
-// What the window that ends at `end` comes to; none: the bounds do not hold of it.
-std::optional<double> Correlator::reached(const Correlation& c, const std::vector<std::uint32_t>& nodes, const Group& group, std::uint64_t end) const {
-  const std::uint64_t begin = end - std::min(end, c.timespan_ns);
-  std::vector<double> values;
-  double value = 0;
+// The value that `rank` of all have at most, from 1 on; entries are in the order of their values.
+double Correlator::ranked(std::span<const Entry> entries, std::uint64_t rank) {
+  std::uint64_t before = 0;
+  const auto at = std::ranges::find_if(entries, [&](const Entry& e) { return (before += e.number) >= rank; });
+  return at != entries.end() ? at->value : entries.back().value;
+}
+
+// What the window that ends at `end_ns` comes to; none: the bounds, or the condition, do not hold of it.
+std::optional<double> Correlator::reached(const Correlation& c, const Group& group, std::uint64_t end_ns) const {
+  const std::uint64_t begin_ns = end_ns - std::min(end_ns, c.timespan_ns);
   if (c.kind == Correlation::Kind::kTemporalOrdered) {
     // From the last rule back: the latest of each that is not after the one behind it.
-    std::uint64_t before = end;
-    for (std::size_t place = nodes.size(); place > 0; --place) {
+    double value = 0;
+    std::uint64_t before = end_ns;
+    for (std::size_t place = c.rules.size(); place > 0; --place) {
       const auto it =
           std::find_if(group.entries.rbegin(), group.entries.rend(), [&](const Entry& e) { return e.from.node == place - 1 && e.from.time_ns <= before; });
-      if (it == group.entries.rend() || it->from.time_ns < begin) {
+      if (it == group.entries.rend() || it->from.time_ns < begin_ns) {
         break;
       }
       before = it->from.time_ns;
       ++value;
     }
-  } else {
-    std::vector<bool> seen(nodes.size(), false);
-    std::vector<std::uint64_t> hashes;
-    for (const Entry& entry : group.entries) {
-      if (entry.from.time_ns < begin || entry.from.time_ns > end) {
-        continue;
-      }
-      switch (c.kind) {
-        case Correlation::Kind::kTemporal:
-          value += seen[entry.from.node] ? 0 : 1;
-          seen[entry.from.node] = true;
-          break;
-        case Correlation::Kind::kValueCount:
-          if (std::ranges::find(hashes, entry.hash) == hashes.end()) {
-            hashes.push_back(entry.hash);
-            ++value;
-          }
-          break;
-        case Correlation::Kind::kEventCount: ++value; break;
-        default: values.push_back(entry.value);
-      }
-    }
+    return all_hold(c, value) ? std::optional(value) : std::nullopt;
   }
-  if (!values.empty()) {
-    if (c.kind == Correlation::Kind::kValuePercentile) {
-      // Nearest rank.
-      std::ranges::sort(values);
-      const auto rank = static_cast<std::size_t>(std::ceil(c.percentile / 100.0 * static_cast<double>(values.size())));
-      value = values[std::min(rank > 0 ? rank - 1 : 0, values.size() - 1)];
-    } else {
-      for (const double one : values) {
-        value += one;
+  const auto time_of = [](const Entry& e) { return e.from.time_ns; };
+  const auto first = std::ranges::lower_bound(group.entries, begin_ns, {}, time_of);
+  const std::span<const Entry> window(first, std::ranges::upper_bound(first, group.entries.end(), end_ns, {}, time_of));
+  double value = 0;
+  switch (c.kind) {
+    case Correlation::Kind::kTemporal: {
+      std::vector<bool> seen(c.rules.size(), false);
+      for (const Entry& entry : window) {
+        seen[entry.from.node] = true;
       }
-      if (c.kind == Correlation::Kind::kValueAverage) {
-        value /= static_cast<double>(values.size());
+      value = static_cast<double>(std::ranges::count(seen, true));
+      if (c.condition) {
+        return is_true(*c.condition, seen) ? std::optional(value) : std::nullopt;
       }
+      break;
     }
+    case Correlation::Kind::kValueCount: {
+      // One that came late may be there with a later one of its value.
+      std::vector<std::uint64_t> numbers;
+      std::ranges::transform(window, std::back_inserter(numbers), &Entry::number);
+      std::ranges::sort(numbers);
+      value = static_cast<double>(std::ranges::unique(numbers).begin() - numbers.begin());
+      break;
+    }
+    case Correlation::Kind::kEventCount: value = static_cast<double>(window.size()); break;
+    case Correlation::Kind::kValuePercentile:
+    case Correlation::Kind::kValueMedian: {
+      std::vector<Entry> ordered(window.begin(), window.end());
+      std::ranges::sort(ordered, {}, &Entry::value);
+      std::uint64_t all = 0;
+      for (const Entry& entry : ordered) {
+        all += entry.number;
+      }
+      // Nearest rank; of a median the mean of the two in the middle.
+      value = c.kind == Correlation::Kind::kValueMedian
+                  ? (ranked(ordered, (all + 1) / 2) + ranked(ordered, all / 2 + 1)) / 2
+                  : ranked(ordered, std::max<std::uint64_t>(static_cast<std::uint64_t>(std::ceil(c.percentile / 100.0 * static_cast<double>(all))), 1));
+      break;
+    }
+    case Correlation::Kind::kValueSum:
+    case Correlation::Kind::kValueAverage: {
+      std::uint64_t all = 0;
+      for (const Entry& entry : window) {
+        value += entry.value;
+        all += entry.number;
+      }
+      value /= c.kind == Correlation::Kind::kValueAverage ? static_cast<double>(all) : 1;
+      break;
+    }
+    default: break;
   }
   return all_hold(c, value) ? std::optional(value) : std::nullopt;
 }
 
-std::optional<Fired> Correlator::note_exactly(const Use& use, const Key& key, const Entry& entry) {
-  const Correlation& c = correlations_[use.correlation];
-  const std::uint64_t time_ns = entry.from.time_ns;
-  Group& group = group_of(key, time_ns);
-  const std::size_t before = size_of(group);
-  add(c, group, entry);
-  bytes_ += size_of(group) - before;
-  // A late one may complete any window that it lies in.
-  std::optional<double> value = reached(c, nodes_[use.correlation], group, time_ns);
-  std::uint64_t end = time_ns;
-  for (std::size_t i = 0; !value && i < group.entries.size(); ++i) {
-    const std::uint64_t other = group.entries[i].from.time_ns;
-    if (other > time_ns && other - time_ns <= c.timespan_ns) {
-      value = reached(c, nodes_[use.correlation], group, other);
-      end = other;
-    }
-  }
-  if (!value) {
-    return std::nullopt;
-  }
-  Fired one{.correlation = use.correlation, .group = {}, .value = *value, .first_ns = end, .last_ns = end, .events = {}};
-  const std::uint64_t begin = end - std::min(end, c.timespan_ns);
+Fired Correlator::fired_of(const Group& group, double value, std::uint64_t begin_ns, std::uint64_t end_ns) const {
+  const std::uint32_t correlation = group.key.correlation;
+  Fired one{.correlation = correlation, .group = {}, .value = value, .first_ns = end_ns, .last_ns = end_ns, .events = {}};
   for (const Entry& e : group.entries) {
-    if (e.from.time_ns < begin || e.from.time_ns > end) {
+    if (e.from.time_ns < begin_ns || e.from.time_ns > end_ns) {
       continue;
     }
     Contribution told = e.from;
-    if (is_temporal(c.kind)) {
-      told.node = nodes_[use.correlation][e.from.node];
+    if (is_temporal(correlations_[correlation].kind)) {
+      told.node = nodes_[correlation][e.from.node];
     }
     one.events.push_back(told);
   }
@@ -387,16 +503,93 @@ std::optional<Fired> Correlator::note_exactly(const Use& use, const Key& key, co
   if (one.events.size() > kTold) {
     one.events.erase(one.events.begin(), one.events.end() - static_cast<std::ptrdiff_t>(kTold));
   }
-  // It begins anew.
-  bytes_ -= std::min(bytes_, size_of(group));
-  by_key_.erase(group.key);
-  groups_.pop_front();
   return one;
 }
 
-std::optional<Fired> Correlator::note_rate(const Use& use, const Key& key, const Contribution& from) {
-  const Correlation& c = correlations_[use.correlation];
-  Rates& rates = *rates_[use.correlation];
+std::optional<Fired> Correlator::note_exactly(const Key& key, const Entry& entry) {
+  const Correlation& c = correlations_[key.correlation];
+  const std::uint64_t time_ns = entry.from.time_ns;
+  Group& group = group_of(key, time_ns);
+  const std::size_t before = size_of(group);
+  add(group, entry);
+  bytes_ += size_of(group) - before;
+  // A late one may complete any window that it lies in.
+  std::optional<double> value = reached(c, group, time_ns);
+  std::uint64_t end = time_ns;
+  for (std::size_t i = 0; !value && i < group.entries.size(); ++i) {
+    const std::uint64_t other = group.entries[i].from.time_ns;
+    if (other > time_ns && other - time_ns <= c.timespan_ns) {
+      value = reached(c, group, other);
+      end = other;
+    }
+  }
+  if (!value) {
+    return std::nullopt;
+  }
+  Fired one = fired_of(group, *value, end - std::min(end, c.timespan_ns), end);
+  drop(groups_.begin());  // it begins anew
+  return one;
+}
+
+// When the first time that has begun is over, and nothing can come into it any more.
+void Correlator::wait(Group& group) {
+  due_.erase({group.waiting->due_ns, group.key});
+  const auto first = std::ranges::find_if(group.entries, [&](const Entry& e) { return asserted_[group.key.correlation][e.from.node]; });
+  if (first == group.entries.end()) {
+    group.waiting->due_ns = 0;
+    return;
+  }
+  group.waiting->due_ns = first->from.time_ns + correlations_[group.key.correlation].timespan_ns + options_.late_ns;
+  due_.insert({group.waiting->due_ns, group.key});
+}
+
+void Correlator::note_waiting(const Key& key, const Entry& entry, const GroupValues& values) {
+  Group& group = group_of(key, entry.from.time_ns);
+  const std::size_t before = size_of(group);
+  if (!group.waiting) {
+    group.waiting = std::make_unique<Waiting>(Waiting{0, values});
+  }
+  add(group, entry);
+  wait(group);
+  bytes_ += size_of(group) - before;
+}
+
+// One time that is over.
+std::optional<Fired> Correlator::decide(Group& group) {
+  const Correlation& c = correlations_[group.key.correlation];
+  const std::uint64_t end = group.waiting->due_ns - options_.late_ns;
+  const std::uint64_t begin = end - c.timespan_ns;
+  std::optional<Fired> fired;
+  if (const auto value = reached(c, group, end)) {
+    fired = fired_of(group, *value, begin, end);
+    fired->group = group.waiting->values;
+    fired->over = true;
+  }
+  // What fired begins anew; else the next time may have begun with the next match.
+  std::erase_if(group.entries, [&](const Entry& e) { return e.from.time_ns <= (fired ? end : begin); });
+  wait(group);
+  return fired;
+}
+
+void Correlator::advance(std::uint64_t now_ns, std::vector<Fired>& fired) {
+  while (!due_.empty() && due_.begin()->first < now_ns) {
+    const auto at = by_key_.find(due_.begin()->second)->second;
+    const std::size_t before = size_of(*at);
+    auto one = decide(*at);
+    bytes_ += size_of(*at) - before;
+    if (at->entries.empty()) {
+      drop(at);
+    }
+    if (one) {
+      const Contribution last = one->events.back();
+      fire(std::move(*one), last, fired, 0);
+    }
+  }
+}
+
+std::optional<Fired> Correlator::note_rate(const Key& key, const Contribution& from) {
+  const Correlation& c = correlations_[key.correlation];
+  Rates& rates = *rates_[key.correlation];
   const std::uint32_t slot = rates.touch({key.high, key.low}, from.time_ns);
   rates.count(slot, from.time_ns);
   remember(rates, slot, from);
@@ -404,7 +597,7 @@ std::optional<Fired> Correlator::note_rate(const Use& use, const Key& key, const
   if (!all_hold(c, value)) {
     return std::nullopt;
   }
-  Fired one{.correlation = use.correlation, .group = {}, .value = value, .first_ns = from.time_ns, .last_ns = from.time_ns, .events = {}};
+  Fired one{.correlation = key.correlation, .group = {}, .value = value, .first_ns = from.time_ns, .last_ns = from.time_ns, .events = {}};
   for (const Noted* last = noted(rates.mark(slot), slot); last != nullptr && one.events.size() < kTold; last = noted(last->before, slot)) {
     if (last->from.time_ns + c.timespan_ns >= from.time_ns) {
       one.events.push_back(last->from);
@@ -417,38 +610,58 @@ std::optional<Fired> Correlator::note_rate(const Use& use, const Key& key, const
   return one;
 }
 
+// `from`: of the match that completed it, or when its time was over.
+void Correlator::fire(Fired one, const Contribution& from, std::vector<Fired>& fired, int depth) {
+  const std::uint32_t self = rules_ + one.correlation;
+  if (!uses_[self].empty()) {
+    const auto of_group = [&one](std::string_view name) -> std::optional<std::string> {
+      const auto known = std::ranges::find(one.group, name, &GroupValues::value_type::first);
+      return known == one.group.end() ? std::nullopt : std::optional(known->second);
+    };
+    note_at(self, {one.last_ns, from.seq, from.cpu, self}, of_group, fired, depth + 1);
+  }
+  fired.push_back(std::move(one));
+}
+
+// The values of its fields, once all are there: false otherwise.
+bool Correlator::read_values(const Correlation& c, std::uint32_t place, const Field& field, Entry& entry) const {
+  Hash hash;
+  for (const std::string& name : c.fields) {
+    const auto value = value_of(c, place, name, field);
+    if (!value) {
+      return false;
+    }
+    if (c.kind == Correlation::Kind::kValueCount) {
+      hash.add(*value);
+      continue;
+    }
+    const auto [end, error] = std::from_chars(value->data(), value->data() + value->size(), entry.value);
+    if (error != std::errc{} || end != value->data() + value->size()) {
+      return false;
+    }
+  }
+  entry.number = c.kind == Correlation::Kind::kValueCount ? hash.high : 1;
+  return true;
+}
+
 void Correlator::note_at(std::uint32_t node, const Contribution& from, const Field& field, std::vector<Fired>& fired, int depth) {
   if (depth > kDeepestChain) {
     return;
   }
   for (const Use& use : uses_[node]) {
     const Correlation& c = correlations_[use.correlation];
-    std::vector<std::pair<std::string, std::string>> group_values;
+    GroupValues values;
     Hash hash;
-    bool complete = true;
     for (const std::string& name : c.group_by) {
       auto value = value_of(c, use.place, name, field);
       if (!value) {
-        complete = false;
         break;
       }
       hash.add(*value);
-      group_values.emplace_back(name, std::move(*value));
+      values.emplace_back(name, std::move(*value));
     }
-    Entry entry{from, 0, 0};
-    if (complete && !c.field.empty()) {
-      const auto value = value_of(c, use.place, c.field, field);
-      complete = value.has_value();
-      if (value && c.kind == Correlation::Kind::kValueCount) {
-        Hash of_value;
-        of_value.add(*value);
-        entry.hash = of_value.high;
-      } else if (value) {
-        const auto [end, error] = std::from_chars(value->data(), value->data() + value->size(), entry.value);
-        complete = error == std::errc{} && end == value->data() + value->size();
-      }
-    }
-    if (!complete) {
+    Entry entry{from, 0, 1};
+    if (values.size() < c.group_by.size() || !read_values(c, use.place, field, entry)) {
       ++counters_.incomplete;
       continue;
     }
@@ -456,18 +669,15 @@ void Correlator::note_at(std::uint32_t node, const Contribution& from, const Fie
       entry.from.node = use.place;
     }
     const Key key{hash.high, hash.low, use.correlation};
-    auto one = rates_[use.correlation] ? note_rate(use, key, from) : note_exactly(use, key, entry);
+    std::optional<Fired> one;
+    if (late_[use.correlation]) {
+      note_waiting(key, entry, values);
+    } else {
+      one = rates_[use.correlation] ? note_rate(key, from) : note_exactly(key, entry);
+    }
     if (one) {
-      one->group = std::move(group_values);
-      const std::uint32_t self = rules_ + use.correlation;
-      if (!uses_[self].empty()) {
-        const auto of_group = [&one](std::string_view name) -> std::optional<std::string> {
-          const auto known = std::ranges::find(one->group, name, &std::pair<std::string, std::string>::first);
-          return known == one->group.end() ? std::nullopt : std::optional(known->second);
-        };
-        note_at(self, {one->last_ns, from.seq, from.cpu, self}, of_group, fired, depth + 1);
-      }
-      fired.push_back(std::move(*one));
+      one->group = std::move(values);
+      fire(std::move(*one), from, fired, depth);
     } else {
       make_room(newest_ns_);
     }

@@ -798,7 +798,8 @@ class Correlations : public testing::Test {
   void open(const std::string& yaml, Correlator::Options options = {}) {
     set_ = parsed(
         "title: a\nname: a\nlogsource: { category: file_event }\ndetection: { s: { uid: 1 }, condition: s }\n---\n"
-        "title: b\nname: b\nlogsource: { category: file_event }\ndetection: { s: { uid: 1 }, condition: s }\n---\n" +
+        "title: b\nname: b\nlogsource: { category: file_event }\ndetection: { s: { uid: 1 }, condition: s }\n---\n"
+        "title: c\nname: c\nlogsource: { category: file_event }\ndetection: { s: { uid: 1 }, condition: s }\n---\n" +
         yaml);
     ASSERT_THAT(set_.refused, IsEmpty()) << set_.refused.front().message;
     auto made = Correlator::open(set_.rules, set_.correlations, options);
@@ -808,19 +809,29 @@ class Correlations : public testing::Test {
   // Seconds; returns the correlations that fired.
   std::vector<std::uint32_t> note(std::uint32_t rule_at, double seconds, const std::map<std::string, std::string>& fields = {}) {
     fired_.clear();
+    correlator_->advance(ns(seconds), fired_);
     correlator_->note(
-        rule_at, static_cast<std::uint64_t>((1000 + seconds) * 1e9), 1, 0,
+        rule_at, ns(seconds), 1, 0,
         [&](std::string_view name) -> std::optional<std::string> {
           const auto it = fields.find(std::string(name));
           return it == fields.end() ? std::nullopt : std::optional(it->second);
         },
         fired_);
+    return who_fired();
+  }
+  std::vector<std::uint32_t> advance(double seconds) {
+    fired_.clear();
+    correlator_->advance(ns(seconds), fired_);
+    return who_fired();
+  }
+  std::vector<std::uint32_t> who_fired() const {
     std::vector<std::uint32_t> all;
     for (const Fired& one : fired_) {
       all.push_back(one.correlation);
     }
     return all;
   }
+  static std::uint64_t ns(double seconds) { return static_cast<std::uint64_t>((1000 + seconds) * 1e9); }
   // One match of each of a million users, a millisecond apart; how many correlations fired.
   std::uint64_t note_a_million() {
     std::uint64_t fired = 0;
@@ -915,13 +926,13 @@ TEST_F(Correlations, OfSeveralRulesInAnyOrderOrTheirs) {
 
 TEST_F(Correlations, Chain) {
   open(
-      "title: c\nname: c\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 10s, condition: { gte: 2 } }\n---\n"
-      "title: d\ncorrelation: { type: temporal_ordered, rules: [c, b], group-by: [User], timespan: 1m }\n");
+      "title: k\nname: k\ncorrelation: { type: event_count, rules: [a], group-by: [User], timespan: 10s, condition: { gte: 2 } }\n---\n"
+      "title: d\ncorrelation: { type: temporal_ordered, rules: [k, b], group-by: [User], timespan: 1m }\n");
   EXPECT_THAT(note(0, 0, {{"User", "x"}}), IsEmpty());
   EXPECT_THAT(note(0, 1, {{"User", "x"}}), ElementsAre(0));
   EXPECT_THAT(note(1, 5, {{"User", "y"}}), IsEmpty());
   EXPECT_THAT(note(1, 6, {{"User", "x"}}), ElementsAre(1));
-  EXPECT_TRUE(correlator_->takes(2));
+  EXPECT_TRUE(correlator_->takes(3));
   const auto refused = [](const std::string& yaml) {
     RuleSet set = parsed(yaml);
     auto made = Correlator::open(set.rules, set.correlations, {});
@@ -932,6 +943,213 @@ TEST_F(Correlations, Chain) {
               HasSubstr("it refers to itself through others"));
   EXPECT_THAT(refused("title: x\ncorrelation: { type: temporal, rules: [nowhere], timespan: 1m }\n"),
               HasSubstr("there is no rule with the id or name 'nowhere'"));
+}
+
+TEST_F(Correlations, OfAConditionOverTheirNames) {
+  open(
+      "title: t\ncorrelation: { type: temporal, rules: [a, b, c], group-by: [User], timespan: 10s, condition: a and (b or c) }\n---\n"
+      "title: u\ncorrelation: { type: temporal, rules: [a, b, c], timespan: 10s, condition: 2 of them }\n");
+  EXPECT_THAT(note(1, 0, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(2, 1, {{"User", "y"}}), ElementsAre(1));
+  EXPECT_THAT(note(0, 2, {{"User", "y"}}), ElementsAre(0));  // c and a, of y
+  EXPECT_EQ(fired_.front().value, 2);
+  ASSERT_EQ(fired_.front().events.size(), 2u);
+  EXPECT_EQ(fired_.front().events.front().node, 2u);
+  EXPECT_FALSE(fired_.front().over);
+  EXPECT_THAT(note(0, 9, {{"User", "x"}}), ElementsAre(0));
+  EXPECT_THAT(note(0, 20, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(2, 31, {{"User", "x"}}), IsEmpty());  // too late
+  EXPECT_FALSE(correlator_->waits());
+}
+
+TEST_F(Correlations, OfWhatDoesNotFollow) {
+  const std::string yaml =
+      "title: t\nname: t\ncorrelation: { type: temporal, rules: [a, b], group-by: [User], timespan: 10s, condition: a and not b }\n---\n"
+      "title: u\ncorrelation: { type: event_count, rules: [t], group-by: [User], timespan: 1m, condition: { gte: 2 } }\n";
+  open(yaml, {.late_ns = 2'000'000'000});
+  EXPECT_THAT(note(1, 0, {{"User", "x"}}), IsEmpty());  // before the time began
+  EXPECT_THAT(note(0, 1, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 5, {{"User", "y"}}), IsEmpty());
+  EXPECT_TRUE(correlator_->waits());
+  EXPECT_THAT(note(1, 14, {{"User", "y"}}), ElementsAre(0));  // x's time was over at 11, and 2 s later nothing can come into it
+  EXPECT_TRUE(fired_.front().over);
+  EXPECT_THAT(fired_.front().group, ElementsAre(std::pair<std::string, std::string>("User", "x")));
+  EXPECT_EQ(fired_.front().first_ns, ns(1));
+  EXPECT_EQ(fired_.front().last_ns, ns(11));
+  EXPECT_EQ(fired_.front().events.size(), 1u);
+  EXPECT_THAT(advance(17.5), IsEmpty());  // b followed for y
+  EXPECT_FALSE(correlator_->waits());
+  // A second one of x: the correlation of correlations counts them.
+  EXPECT_THAT(note(0, 20, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 26, {{"User", "x"}}), IsEmpty());  // within the first one's time
+  EXPECT_THAT(advance(32), IsEmpty());                   // what is late may still come
+  EXPECT_THAT(advance(32.1), ElementsAre(1, 0));
+  EXPECT_EQ(fired_.back().events.size(), 2u);
+  EXPECT_THAT(advance(100), IsEmpty());  // it has begun anew
+  // One that came late ends it; a time that failed leaves the next one's beginning.
+  open(yaml, {.late_ns = 2'000'000'000});
+  EXPECT_THAT(note(0, 0, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 9.5, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(note(0, 11, {{"User", "z"}}), IsEmpty());
+  EXPECT_THAT(note(1, 9, {{"User", "x"}}), IsEmpty());
+  EXPECT_THAT(advance(20), IsEmpty());
+  EXPECT_THAT(advance(23), ElementsAre(0));  // from 9.5 on, x
+  EXPECT_EQ(fired_.front().first_ns, ns(9.5));
+  EXPECT_THAT(advance(24), ElementsAre(0));  // z
+  EXPECT_EQ(correlator_->groups(), 2u);      // of t's count
+}
+
+// Against looking through everything that has happened, for each time that begins; with what comes late.
+TEST_F(Correlations, OfConditionsAgreeWithTryingEverything) {
+  const std::vector<std::pair<std::string, std::function<bool(bool, bool, bool)>>> conditions = {
+      {"a and not b", [](bool a, bool b, bool) { return a && !b; }},
+      {"(a or c) and not b", [](bool a, bool b, bool c) { return (a || c) && !b; }},
+      {"a and b and not c", [](bool a, bool b, bool c) { return a && b && !c; }},
+      {"2 of them and not c", [](bool a, bool b, bool c) { return a + b + c >= 2 && !c; }},
+      {"a and not (b and not c)", [](bool a, bool b, bool c) { return a && !(b && !c); }}};
+  const std::vector<std::set<std::uint32_t>> begins = {{0}, {0, 2}, {0, 1}, {0, 1, 2}, {0, 2}};
+  std::mt19937_64 random(3);
+  std::size_t all = 0;
+  for (std::size_t kind = 0; kind < conditions.size(); ++kind) {
+    for (int round = 0; round < 20; ++round) {
+      open("title: t\ncorrelation: { type: temporal, rules: [a, b, c], timespan: 10s, condition: " + conditions[kind].first + " }\n",
+           {.late_ns = 2'000'000'000});
+      struct One {
+        double at;
+        std::uint32_t rule;
+      };
+      std::vector<One> matches;
+      double now = 0;
+      for (int i = 0; i < 200; ++i) {
+        now += static_cast<double>(random() % 8000) / 1000;
+        matches.push_back({now + static_cast<double>(i) * 1e-6, static_cast<std::uint32_t>(random() % 3)});
+      }
+      std::vector<One> arriving = matches;
+      for (std::size_t i = 1; i < arriving.size(); ++i) {
+        if (arriving[i].at - arriving[i - 1].at < 1.9 && random() % 2 == 0) {
+          std::swap(arriving[i], arriving[i - 1]);
+          ++i;
+        }
+      }
+      std::vector<std::uint64_t> found;
+      const auto take = [&] {
+        for (const Fired& one : fired_) {
+          found.push_back(one.first_ns);
+        }
+      };
+      for (const One& one : arriving) {
+        note(one.rule, one.at);
+        take();
+      }
+      advance(now + 100);
+      take();
+      std::vector<std::uint64_t> expected;
+      double free_from = -1;
+      for (const One& first : matches) {
+        if (!begins[kind].contains(first.rule) || first.at <= free_from) {
+          continue;
+        }
+        bool seen[3] = {false, false, false};
+        for (const One& other : matches) {
+          if (other.at >= first.at && ns(other.at) <= ns(first.at) + 10'000'000'000u) {
+            seen[other.rule] = true;
+          }
+        }
+        if (conditions[kind].second(seen[0], seen[1], seen[2])) {
+          expected.push_back(ns(first.at));
+          free_from = first.at + 10;
+        }
+      }
+      ASSERT_EQ(found, expected) << conditions[kind].first << ", round " << round;
+      ASSERT_EQ(correlator_->counters().late, 0u);
+      all += found.size();
+    }
+  }
+  EXPECT_GT(all, 500u);
+}
+
+TEST_F(Correlations, OfManyMatchesOfOneRuleKeepTheOthers) {
+  open(
+      "title: t\ncorrelation: { type: temporal, rules: [a, b, c], timespan: 1h }\n---\n"
+      "title: o\ncorrelation: { type: temporal_ordered, rules: [a, b, c], timespan: 1h }\n");
+  EXPECT_THAT(note(0, 0), IsEmpty());
+  for (int i = 0; i < 5000; ++i) {
+    EXPECT_THAT(note(1, 1 + 0.1 * i), IsEmpty());
+  }
+  EXPECT_EQ(correlator_->counters().left_out, 0u);
+  EXPECT_THAT(note(2, 600), ElementsAre(0, 1));
+}
+
+TEST_F(Correlations, SumAndRankMoreValuesThanTheyKeep) {
+  open(
+      "title: s\ncorrelation: { type: value_sum, rules: [a], timespan: 100s, condition: { field: bytes, gte: 1000000 } }\n---\n"
+      "title: v\ncorrelation: { type: value_avg, rules: [a], timespan: 100s, condition: { field: bytes, gt: 100.01 } }\n");
+  // A thousand a second of a hundred each: ten seconds until the sum is a million.
+  int fired_at = 0;
+  for (int i = 0; i < 12'000 && fired_at == 0; ++i) {
+    fired_at = note(0, 0.001 * i, {{"bytes", "100"}}).empty() ? 0 : i + 1;
+  }
+  EXPECT_EQ(fired_at, 10'000);
+  // As slowly that its time never holds so much: what is too old goes.
+  open("title: s\ncorrelation: { type: value_sum, rules: [a], timespan: 100s, condition: { field: bytes, gte: 1000000 } }\n");
+  for (int i = 0; i < 30'000; ++i) {
+    ASSERT_THAT(note(0, 0.0101 * i, {{"bytes", "100"}}), IsEmpty()) << i;
+  }
+  // Values from 0 to 999 in any order: a tenth lies above 900, and half above 500; 8 of each part of the time stand for all.
+  const auto ranked = [&](const char* type, const char* condition, const char* first) {
+    open(fmt::format("title: p\ncorrelation: {{ type: {}, rules: [a], timespan: 100s, condition: {{ field: bytes, {} }} }}\n", type, condition));
+    std::mt19937_64 random(5);
+    std::size_t fired = 0;
+    for (int i = 0; i < 20'000; ++i) {
+      // Of few values any may be the one; it begins with as many that are not.
+      fired += note(0, 0.01 * i, {{"bytes", i < 500 ? first : std::to_string(random() % 1000)}}).size();
+    }
+    EXPECT_EQ(correlator_->counters().left_out, 0u);
+    return fired;
+  };
+  EXPECT_EQ(ranked("value_percentile", "percentile: 90, gte: 920", "0"), 0u);
+  EXPECT_GT(ranked("value_percentile", "percentile: 90, gte: 890", "0"), 0u);
+  EXPECT_EQ(ranked("value_percentile", "percentile: 90, lt: 880", "999"), 0u);
+  EXPECT_GT(ranked("value_percentile", "percentile: 90, lt: 910", "999"), 0u);
+  EXPECT_EQ(ranked("value_median", "gte: 530", "0"), 0u);
+  EXPECT_GT(ranked("value_median", "gte: 490", "0"), 0u);
+}
+
+TEST_F(Correlations, MedianAndOtherThan) {
+  open(
+      "title: m\ncorrelation: { type: value_median, rules: [a], timespan: 1m, condition: { field: bytes, eq: 15 } }\n---\n"
+      "title: n\ncorrelation: { type: value_sum, rules: [b], timespan: 1m, condition: { field: bytes, neq: 0 } }\n---\n"
+      "title: f\ncorrelation: { type: value_count, rules: [c], timespan: 1m, condition: { field: [DestinationIp, DestinationPort], gte: 3 } }\n");
+  EXPECT_THAT(note(0, 0, {{"bytes", "10"}}), IsEmpty());
+  EXPECT_THAT(note(0, 1, {{"bytes", "20"}}), ElementsAre(0));  // the mean of the two in the middle
+  EXPECT_THAT(note(0, 2, {{"bytes", "1"}}), IsEmpty());
+  EXPECT_THAT(note(0, 3, {{"bytes", "99"}}), IsEmpty());
+  EXPECT_THAT(note(0, 4, {{"bytes", "15"}}), ElementsAre(0));
+  EXPECT_THAT(note(1, 0, {{"bytes", "0"}}), IsEmpty());
+  EXPECT_THAT(note(1, 1, {{"bytes", "3"}}), ElementsAre(1));
+  EXPECT_THAT(note(2, 0, {{"DestinationIp", "10.0.0.1"}, {"DestinationPort", "1"}}), IsEmpty());
+  EXPECT_THAT(note(2, 1, {{"DestinationIp", "10.0.0.1"}, {"DestinationPort", "2"}}), IsEmpty());
+  EXPECT_THAT(note(2, 2, {{"DestinationIp", "10.0.0.1"}, {"DestinationPort", "1"}}), IsEmpty());
+  EXPECT_THAT(note(2, 3, {{"DestinationIp", "10.0.0.2"}, {"DestinationPort", "2"}}), ElementsAre(2));
+}
+
+TEST(Rules, CorrelationsThatCannotBeAreRefused) {
+  const auto of = [](const std::string& keys) { return refusal("title: x\ncorrelation:\n  timespan: 1m\n" + keys); };
+  EXPECT_THAT(of("  type: temporal\n  rules: [a, b]\n  condition: a and x\n"),
+              HasSubstr("test.yml:6:20: rule 'x': condition: there is no 'x' in 'rules'; known: a, b"));
+  EXPECT_THAT(of("  type: temporal\n  rules: [a, b]\n  condition: not a\n"), HasSubstr("6:14: rule 'x': the condition is true where nothing has happened"));
+  EXPECT_THAT(of("  type: temporal_ordered\n  rules: [a, b]\n  condition: a and b\n"), HasSubstr("their order is that of 'rules'"));
+  EXPECT_THAT(of("  type: event_count\n  rules: [a, b]\n  condition: a and b\n"),
+              HasSubstr("is for correlations of type temporal; event_count takes a mapping"));
+  EXPECT_THAT(of("  type: temporal\n  rules: [a, b, a]\n"), HasSubstr("'rules' names 'a' twice"));
+  EXPECT_THAT(of("  type: temporal\n  rules: [a, b]\n  condition: { gte: 3 }\n"), HasSubstr("6:14: rule 'x': temporal comes to 2 at most here, so this can"));
+  EXPECT_THAT(of("  type: value_count\n  rules: [a]\n  condition: { field: User, gt: 1000 }\n"), HasSubstr("value_count comes to 1000 at most here"));
+  EXPECT_THAT(of("  type: event_count\n  rules: [a]\n  condition: { gte: 5, lt: 5 }\n"), HasSubstr("no number is within these bounds"));
+  EXPECT_THAT(of("  type: event_count\n  rules: [a]\n  condition: { eq: 2.5 }\n"), HasSubstr("no number is within these bounds"));
+  EXPECT_THAT(of("  type: event_count\n  rules: [a]\n  condition: { neq: 5 }\n"), HasSubstr("name a lower bound too"));
+  EXPECT_THAT(of("  type: value_avg\n  rules: [a]\n  condition: { field: bytes, gt: 2, lt: 2.5 }\n"), IsEmpty());
+  EXPECT_THAT(of("  type: value_sum\n  rules: [a]\n  condition: { field: [bytes, offset], gt: 2 }\n"), HasSubstr("value_sum is about one field"));
+  EXPECT_THAT(of("  type: value_count\n  rules: [a]\n  condition: { field: [User, exe], eq: 1000 }\n"), IsEmpty());
 }
 
 TEST_F(Correlations, CountManyInAFewDozenBytesAKey) {

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "event/names.h"
+#include "util/suggestion.h"
 
 namespace vfsguard::detect {
 
@@ -109,6 +110,44 @@ void Detector::respond(std::uint32_t node, const event::Operation& operation) {
                       operation.raw.time_ns});
 }
 
+namespace {
+
+// What the configuration names and is not there.
+void refuse_unknown(const Config& config, const Lists& lists, RuleSet& set) {
+  std::vector<const Head*> heads;
+  const auto add = [&](const auto& all) {
+    for (const auto& one : all) {
+      heads.push_back(&one.head);
+    }
+  };
+  add(set.rules);
+  add(set.correlations);
+  add(set.filters);
+  std::vector<std::string_view> names;
+  std::ranges::transform(heads, std::back_inserter(names), [](const Head* head) { return std::string_view(head->label()); });
+  for (const Mention& m : config.mentions) {
+    std::string why;
+    if (m.key == "lists") {
+      if (!lists.contains(m.word)) {
+        std::vector<std::string_view> known;
+        std::ranges::transform(lists, std::back_inserter(known), [](const auto& list) { return std::string_view(list.first); });
+        why = fmt::format("there is no list '{}' to add to; {}", m.word, util::suggestion(m.word, known));
+      }
+    } else if (!m.word.starts_with("tag:") && std::ranges::none_of(heads, [&](const Head* head) { return is_meant(*head, m.word); })) {
+      std::string near = util::suggestion(m.word, names);
+      why = fmt::format("'{}' names '{}', which is no rule's name, id or title; {}", m.key, m.word,
+                        near.starts_with("known:") ? "vfsguard rules list lists them" : near);
+    } else if (m.key == "response" && std::ranges::any_of(set.correlations, [&](const Correlation& c) { return is_meant(c.head, m.word) && fires_late(c); })) {
+      why = fmt::format("'{}' fires when its time is over: no event completes it, so there is no process to kill and no object to refuse", m.word);
+    }
+    if (!why.empty()) {
+      set.refused.push_back({fmt::format("{}:{}:{}: {}", config.file, m.line, m.column, why), EX_CONFIG, 0});
+    }
+  }
+}
+
+}  // namespace
+
 util::Result<std::unique_ptr<Detector>> Detector::open(const Config& config, const Options& options) {
   RuleSet set;
   std::vector<std::string> paths = config.rules;
@@ -119,6 +158,7 @@ util::Result<std::unique_ptr<Detector>> Detector::open(const Config& config, con
       return util::pass_on(ok.error());
     }
   }
+  const Lists before = lists;
   for (const auto& [name, values] : config.more) {
     auto& list = lists[name];
     list.insert(list.end(), values.begin(), values.end());
@@ -129,6 +169,7 @@ util::Result<std::unique_ptr<Detector>> Detector::open(const Config& config, con
     }
   }
   refuse_duplicates(set);
+  refuse_unknown(config, before, set);
   std::erase_if(set.rules, [&](const Rule& rule) { return !is_on(config, rule.head); });
   std::erase_if(set.correlations, [&](const Correlation& c) { return !is_on(config, c.head); });
   std::erase_if(set.filters, [&](const Filter& f) { return !is_on(config, f.head); });
@@ -180,7 +221,7 @@ void Detector::close(const Window& window, std::vector<event::Alert>& alerts) co
   alert.message = fmt::format("{} more alerts of this rule were held back by its throttle", window.held_back);
 }
 
-bool Detector::passes(std::uint32_t node, const event::Operation& operation, std::vector<event::Alert>& alerts) {
+bool Detector::passes(std::uint32_t node, std::uint64_t now, const FieldText& field, std::vector<event::Alert>& alerts) {
   const Throttle* throttle = throttle_of(node);
   if (throttle == nullptr) {
     return true;
@@ -188,7 +229,7 @@ bool Detector::passes(std::uint32_t node, const event::Operation& operation, std
   std::string key = std::to_string(node);
   for (const std::string& name : throttle->by) {
     key += '\0';
-    key += field_text(operation, name, Dialect::kSigma).value_or("");
+    key += field(name).value_or("");
   }
   if (windows_.size() >= kMostWindows && !windows_.contains(key)) {
     for (const auto& [unused, window] : windows_) {
@@ -197,7 +238,6 @@ bool Detector::passes(std::uint32_t node, const event::Operation& operation, std
     windows_.clear();
   }
   Window& window = windows_[key];
-  const std::uint64_t now = operation.raw.time_ns;
   if (window.told == 0 || now >= window.begins_ns + throttle->per_ns || now + throttle->per_ns < window.begins_ns) {
     close(window, alerts);
     window = {node, now, 1, 0, 0, 0, now + throttle->per_ns};
@@ -213,8 +253,11 @@ bool Detector::passes(std::uint32_t node, const event::Operation& operation, std
   return false;
 }
 
-bool Detector::expire(std::uint64_t now_ns, std::vector<event::Alert>& alerts) {
-  bool left = false;
+bool Detector::expire(std::uint64_t now_ns, bool caught_up, std::vector<event::Alert>& alerts) {
+  if (caught_up) {
+    decide_late(now_ns, alerts);
+  }
+  bool left = correlator_.waits();
   for (auto it = windows_.begin(); it != windows_.end();) {
     if (it->second.ends_ns < now_ns) {
       close(it->second, alerts);
@@ -234,7 +277,18 @@ void Detector::finish(std::vector<event::Alert>& alerts) {
   windows_.clear();
 }
 
-void Detector::tell(const Fired& fired, const event::Operation& last, std::vector<event::Alert>& alerts) {
+void Detector::decide_late(std::uint64_t now_ns, std::vector<event::Alert>& alerts) {
+  if (!correlator_.waits()) {
+    return;
+  }
+  fired_.clear();
+  correlator_.advance(now_ns, fired_);
+  for (const Fired& one : fired_) {
+    tell(one, nullptr, alerts);
+  }
+}
+
+void Detector::tell(const Fired& fired, const event::Operation* last, std::vector<event::Alert>& alerts) {
   const auto node = static_cast<std::uint32_t>(rules_.size()) + fired.correlation;
   const Correlation& c = correlator_.correlations()[fired.correlation];
   Count& count = counts_[node];
@@ -243,8 +297,18 @@ void Detector::tell(const Fired& fired, const event::Operation& last, std::vecto
     ++count.taken;
     return;
   }
-  respond(node, last);
-  if (!passes(node, last, alerts)) {
+  const FieldText field = [&](std::string_view name) -> std::optional<std::string> {
+    const auto known = std::ranges::find(fired.group, name, &GroupValues::value_type::first);
+    if (known != fired.group.end()) {
+      return known->second;
+    }
+    return last != nullptr ? field_text(*last, name, Dialect::kSigma) : std::nullopt;
+  };
+  if (last != nullptr) {
+    respond(node, *last);
+  }
+  const std::uint64_t time_ns = last != nullptr ? last->raw.time_ns : fired.last_ns;
+  if (!passes(node, time_ns, field, alerts)) {
     ++count.held_back;
     return;
   }
@@ -256,24 +320,21 @@ void Detector::tell(const Fired& fired, const event::Operation& last, std::vecto
   alert.type = kind_name(c.kind);
   alert.group = fired.group;
   alert.value = fired.value;
-  alert.time_ns = last.raw.time_ns;
+  alert.time_ns = time_ns;
   alert.first_ns = fired.first_ns;
   alert.last_ns = fired.last_ns;
   for (const Contribution& from : fired.events) {
     alert.events.push_back({head(from.node).label(), from.time_ns, from.seq, from.cpu});
   }
   alert.message = fill_message(c.head.message.empty() ? c.head.title : c.head.message, [&](std::string_view name) -> std::optional<std::string> {
-    if (name == "count") {
-      return fmt::format("{}", fired.value);
-    }
-    const auto known = std::ranges::find(fired.group, name, &std::pair<std::string, std::string>::first);
-    return known != fired.group.end() ? std::optional(known->second) : field_text(last, name, Dialect::kSigma);
+    return name == "count" ? std::optional(fmt::format("{}", fired.value)) : field(name);
   });
 }
 
 void Detector::look(event::Operation& operation, std::vector<event::Alert>& alerts) {
   operation.detected.reset();
   ++looked_at_;
+  decide_late(operation.raw.time_ns, alerts);
   const auto matched = engine_.match(operation);
   if (matched.empty()) {
     return;
@@ -288,14 +349,15 @@ void Detector::look(event::Operation& operation, std::vector<event::Alert>& aler
         place, operation.raw.time_ns, operation.raw.seq, operation.raw.head.cpu,
         [&](std::string_view name) { return field_text(operation, name, rule.source.dialect); }, fired_);
     for (const Fired& one : fired_) {
-      tell(one, operation, alerts);
+      tell(one, one.over ? nullptr : &operation, alerts);
     }
     if (correlator_.takes(place)) {
       ++count.taken;
       continue;
     }
     respond(place, operation);
-    if (!passes(place, operation, alerts)) {
+    const auto field = [&](std::string_view name) { return field_text(operation, name, Dialect::kSigma); };
+    if (!passes(place, operation.raw.time_ns, field, alerts)) {
       ++count.held_back;
       continue;
     }
@@ -398,21 +460,6 @@ std::vector<std::string> Detector::review(const Blindness& blindness, std::strin
     }
     return std::ranges::any_of(filters_, [&](const Filter& f) { return is_meant(f.head, word); });
   };
-  for (const auto& [word, severity] : config_.severities) {
-    if (!known(word)) {
-      notes.push_back(fmt::format("{}: 'severity' names '{}', which is no rule that is on", config_.file, word));
-    }
-  }
-  for (const auto& [word, response] : config_.responses) {
-    if (!known(word)) {
-      notes.push_back(fmt::format("{}: 'response' names '{}', which is no rule that is on", config_.file, word));
-    }
-  }
-  for (const auto& [word, throttle] : config_.throttles) {
-    if (!known(word)) {
-      notes.push_back(fmt::format("{}: 'throttle' names '{}', which is no rule that is on", config_.file, word));
-    }
-  }
   for (const Filter& filter : filters_) {
     for (const std::string& word : filter.rules) {
       if (!known(word)) {
@@ -437,6 +484,11 @@ std::vector<std::string> Detector::review(const Blindness& blindness, std::strin
     }
     if (const std::uint64_t many = needs.operations & (event::kAccesses | event::operation_bit(VG_OP_MMAP)); needs.any_path && many != 0) {
       notes.push_back(fmt::format("{} is not told of '{}': these are followed only where a rule names paths", where, event::operation_names(many)));
+    }
+  }
+  for (const Correlation& c : correlator_.correlations()) {
+    for (const std::string& rule : c.unused) {
+      notes.push_back(fmt::format("{}:{}:1: correlation '{}': its condition does not name '{}'", c.head.file, c.head.line, c.head.title, rule));
     }
   }
   return notes;

@@ -57,8 +57,9 @@ class Detector {
   // Evaluates one operation. What matched is in operation.detected; it stays empty where nothing did, or where all of it is held back. Records of
   // their own (correlations that fired, ends of throttled times) are appended. The operation is as it is told: user, paths, wall_ns.
   void look(event::Operation& operation, std::vector<event::Alert>& alerts);
-  // The same of what was held back, once its time is over. Returns whether there is any left that will have to be told.
-  bool expire(std::uint64_t now_ns, std::vector<event::Alert>& alerts);
+  // The same of what was held back, or waited to be decided, once its time is over. Returns whether there is any left that will have to be told.
+  // `caught_up`: every event until now has been looked at.
+  bool expire(std::uint64_t now_ns, bool caught_up, std::vector<event::Alert>& alerts);
   // Responses that became due since this was asked last.
   std::vector<Action> take_actions() { return std::exchange(actions_, {}); }
   [[nodiscard]] bool responds() const { return responds_; }
@@ -105,9 +106,13 @@ class Detector {
   };
 
   Detector(std::vector<Rule> rules, std::vector<Filter> filters, Correlator correlator, const Config& config);
-  bool passes(std::uint32_t node, const event::Operation& operation, std::vector<event::Alert>& alerts);
+  // What a field says, by its name; none: it is not there.
+  using FieldText = std::function<std::optional<std::string>(std::string_view)>;
+  bool passes(std::uint32_t node, std::uint64_t now_ns, const FieldText& field, std::vector<event::Alert>& alerts);
   void close(const Window& window, std::vector<event::Alert>& alerts) const;
-  void tell(const Fired& fired, const event::Operation& last, std::vector<event::Alert>& alerts);
+  void decide_late(std::uint64_t now_ns, std::vector<event::Alert>& alerts);
+  // `last`: what completed it; null: its time was over.
+  void tell(const Fired& fired, const event::Operation* last, std::vector<event::Alert>& alerts);
   void respond(std::uint32_t node, const event::Operation& operation);
   [[nodiscard]] const Throttle* throttle_of(std::uint32_t node) const { return throttles_[node].alerts > 0 ? &throttles_[node] : nullptr; }
 

@@ -130,7 +130,7 @@ struct Filter {
 };
 
 struct Correlation {
-  enum class Kind : std::uint8_t { kEventCount, kValueCount, kTemporal, kTemporalOrdered, kValueSum, kValueAverage, kValuePercentile };
+  enum class Kind : std::uint8_t { kEventCount, kValueCount, kTemporal, kTemporalOrdered, kValueSum, kValueAverage, kValuePercentile, kValueMedian };
   Head head;
   int column = 0;
   Kind kind = Kind::kEventCount;
@@ -142,11 +142,15 @@ struct Correlation {
   struct Bound {
     Test test = Test::kGreaterOrEqual;  // or kEqual, kLess, ...
     double value = 0;
+    bool differs = false;  // not kEqual
   };
   std::vector<Bound> bounds;
-  std::string field;       // kValue*
-  double percentile = 50;  // kValuePercentile
-  bool generates = false;  // alerts of the rules that it refers to are told too
+  // kTemporal: which of its rules must have matched and which must not, instead of bounds; an atom's number is a place in `rules`. False of none.
+  std::optional<Expression> condition;
+  std::vector<std::string> unused;  // rules that the condition does not name
+  std::vector<std::string> fields;  // kValue*: one; of kValueCount several, whose values are counted together
+  double percentile = 50;           // kValuePercentile
+  bool generates = false;           // alerts of the rules that it refers to are told too
 };
 std::string_view kind_name(Correlation::Kind kind);
 

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <set>
 #include <unordered_map>
 
@@ -28,7 +30,10 @@ constexpr std::size_t kMaxTests = 200'000;       // of a rule
 constexpr std::size_t kMaxDocuments = 10'000;    // of a file
 constexpr std::size_t kMaxPadding = 200u << 20;  // empty lines before all documents of a file together
 constexpr std::array<std::string_view, 5> kSeverities{"info", "low", "medium", "high", "critical"};
-constexpr std::array<std::string_view, 7> kKinds{"event_count", "value_count", "temporal", "temporal_ordered", "value_sum", "value_avg", "value_percentile"};
+constexpr std::array<std::string_view, 8> kKinds{"event_count", "value_count", "temporal",         "temporal_ordered",
+                                                 "value_sum",   "value_avg",   "value_percentile", "value_median"};
+constexpr double kMostValues = 1000;  // that a value_count may ask for; a group keeps each
+constexpr double kMostEvents = 1e9;   // that an event_count may ask for
 
 // YAML below a document is read to this depth: identifier, list, map, list of values.
 struct Place {
@@ -319,8 +324,9 @@ class Reader {
     return all;
   }
 
-  Expression condition(const YAML::Node& node, std::vector<Part>& all) const {
-    auto parsed = parse_condition(text(node, "condition"), all);
+  // `where`: the key that names its parts.
+  Expression condition(const YAML::Node& node, std::vector<Part>& all, std::string_view where = "detection") const {
+    auto parsed = parse_condition(text(node, "condition"), all, where);
     if (!parsed) {
       Place place = place_of(node);
       // Within one plain line the column can be told.
@@ -401,14 +407,17 @@ class Reader {
   }
 
   void bounds(const YAML::Node& node, Correlation& c) const {
-    static constexpr std::array<std::pair<std::string_view, Test>, 5> kTests{
-        {{"gte", Test::kGreaterOrEqual}, {"gt", Test::kGreater}, {"lte", Test::kLessOrEqual}, {"lt", Test::kLess}, {"eq", Test::kEqual}}};
-    static constexpr std::array<std::string_view, 7> kKeys{"gte", "gt", "lte", "lt", "eq", "field", "percentile"};
+    static constexpr std::array<std::pair<std::string_view, Test>, 6> kTests{{{"gte", Test::kGreaterOrEqual},
+                                                                              {"gt", Test::kGreater},
+                                                                              {"lte", Test::kLessOrEqual},
+                                                                              {"lt", Test::kLess},
+                                                                              {"eq", Test::kEqual},
+                                                                              {"neq", Test::kEqual}}};
+    static constexpr std::array<std::string_view, 8> kKeys{"gte", "gt", "lte", "lt", "eq", "neq", "field", "percentile"};
     for (const auto& entry : node) {
       const std::string key = text(entry.first, "condition");
       if (key == "field") {
-        const YAML::Node field = entry.second;
-        c.field = text(field.IsSequence() && field.size() == 1 ? field[0] : field, "field");
+        c.fields = texts(node, "field");
         continue;
       }
       double value = 0;
@@ -419,7 +428,7 @@ class Reader {
       }
       const auto test = std::ranges::find(kTests, key, &std::pair<std::string_view, Test>::first);
       if (test != kTests.end()) {
-        c.bounds.push_back({test->second, value});
+        c.bounds.push_back({test->second, value, key == "neq"});
       } else if (key == "percentile" && value >= 0 && value <= 100) {
         c.percentile = value;
       } else {
@@ -480,11 +489,65 @@ class Reader {
     return c;
   }
 
+  // `a and not (b or c)`: names of its rules.
+  void temporal_condition(const YAML::Node& node, Correlation& c) const {
+    if (c.kind != Correlation::Kind::kTemporal) {
+      refuse(node, c.kind == Correlation::Kind::kTemporalOrdered
+                       ? "temporal_ordered takes no condition over its rules' names: their order is that of 'rules'; temporal takes one"
+                       : fmt::format("a condition over the rules' names is for correlations of type temporal; {} takes a mapping such as {{ gte: 10 }}",
+                                     kind_name(c.kind)));
+    }
+    std::vector<Part> places;
+    for (const std::string& rule : c.rules) {
+      places.push_back({rule, {Expression::Kind::kAtom, static_cast<std::uint32_t>(places.size()), {}}, false});
+    }
+    c.condition = condition(node, places, "rules");
+    if (is_true(*c.condition, std::vector<bool>(c.rules.size(), false))) {
+      refuse(node, "the condition is true where nothing has happened; name a rule that must have matched, such as 'a and not b'");
+    }
+    for (const Part& place : places) {
+      if (!place.used) {
+        c.unused.push_back(place.name);
+      }
+    }
+  }
+
+  // Refuses bounds that no number is within. `most`: what is counted at most; infinite where the number need not be whole.
+  void possible(const YAML::Node& node, const Correlation& c, double most) const {
+    const bool whole = std::isfinite(most);
+    double least = -std::numeric_limits<double>::infinity();
+    double greatest = most;
+    for (const Correlation::Bound& bound : c.bounds) {
+      const double value = bound.value;
+      if (bound.differs) {
+        continue;
+      }
+      switch (bound.test) {
+        case Test::kGreater: least = std::max(least, whole ? std::floor(value) + 1 : std::nextafter(value, HUGE_VAL)); break;
+        case Test::kLess: greatest = std::min(greatest, whole ? std::ceil(value) - 1 : std::nextafter(value, -HUGE_VAL)); break;
+        case Test::kLessOrEqual: greatest = std::min(greatest, value); break;
+        case Test::kEqual: greatest = std::min(greatest, value); [[fallthrough]];
+        default: least = std::max(least, value);
+      }
+    }
+    if (whole && least > most) {
+      refuse(node, fmt::format("{} comes to {:.0f} at most here, so this can never match", kind_name(c.kind), most));
+    }
+    if (whole ? std::ceil(least) > std::floor(greatest) : least > greatest) {
+      refuse(node, "no number is within these bounds, so this can never match");
+    }
+  }
+
   void finish(const YAML::Node& node, Correlation& c) const {
     const bool temporal = c.kind == Correlation::Kind::kTemporal || c.kind == Correlation::Kind::kTemporalOrdered;
     const YAML::Node conditions = node["condition"];
+    for (std::size_t i = 0; i < c.rules.size(); ++i) {
+      if (std::ranges::find(std::span(c.rules).first(i), c.rules[i]) != std::span(c.rules).first(i).end()) {
+        refuse(node["rules"], fmt::format("'rules' names '{}' twice", c.rules[i]));
+      }
+    }
     if (conditions && conditions.IsScalar()) {
-      refuse(conditions, "a condition over the rules' names is not evaluated here; list the rules that must all match under 'rules'");
+      return temporal_condition(conditions, c);
     }
     if (conditions && !conditions.IsMap()) {
       refuse(conditions, "'condition' is a mapping such as { gte: 10 }");
@@ -502,16 +565,26 @@ class Reader {
       refuse(conditions, "temporal_ordered asks for all of its rules, in their order");
     }
     const bool valued = !temporal && c.kind != Correlation::Kind::kEventCount;
-    if (valued && c.field.empty()) {
+    if (valued && c.fields.empty()) {
       refuse(conditions, fmt::format("{} needs the 'field' whose values it is about", kind_name(c.kind)));
     }
-    if (!valued && !c.field.empty()) {
+    if (!valued && !c.fields.empty()) {
       refuse(conditions, fmt::format("{} is about no field; value_count is", kind_name(c.kind)));
     }
-    const bool exceeds = std::ranges::any_of(c.bounds, [](const Correlation::Bound& b) { return b.test != Test::kLess && b.test != Test::kLessOrEqual; });
-    if (!exceeds && c.kind != Correlation::Kind::kValueAverage && c.kind != Correlation::Kind::kValuePercentile && c.kind != Correlation::Kind::kValueSum) {
-      refuse(conditions, "fewer than so many is true of everything that has just begun; name a lower bound too");
+    if (c.fields.size() > 1 && c.kind != Correlation::Kind::kValueCount) {
+      refuse(conditions["field"], fmt::format("{} is about one field; value_count takes several", kind_name(c.kind)));
     }
+    const bool counts = temporal || c.kind == Correlation::Kind::kEventCount || c.kind == Correlation::Kind::kValueCount;
+    const bool exceeds =
+        std::ranges::any_of(c.bounds, [](const Correlation::Bound& b) { return b.test != Test::kLess && b.test != Test::kLessOrEqual && !b.differs; });
+    if (counts && !exceeds) {
+      refuse(conditions, "this is true of what has just begun; name a lower bound too");
+    }
+    possible(conditions ? conditions : node, c,
+             temporal                                   ? static_cast<double>(c.rules.size())
+             : c.kind == Correlation::Kind::kValueCount ? kMostValues
+             : c.kind == Correlation::Kind::kEventCount ? kMostEvents
+                                                        : HUGE_VAL);
   }
 
   const std::string& file_;
