@@ -475,10 +475,10 @@ std::vector<std::string> Detector::review(const Blindness& blindness, std::strin
     const Needs needs = needs_of(rule);
     const std::string where = fmt::format("{}:{}:1: rule '{}'", rule.head.file, rule.head.line, rule.head.title);
     if (needs.operations == 0) {
-      const auto unknown = std::ranges::find_if(rule.atoms, [](const Atom& atom) { return is_never_known(atom.field); });
-      notes.push_back(unknown != rule.atoms.end()
-                          ? fmt::format("{} can never match: nothing here tells {}", where, field_name(unknown->field, rule.source.dialect))
-                          : fmt::format("{} can never match: no operation of its logsource is what it asks for", where));
+      const auto unknown = std::ranges::find_if(rule.atoms, [](const Atom& atom) { return !never_there(atom).empty(); });
+      notes.push_back(unknown != rule.atoms.end() ? fmt::format("{} can never match for its {}{}: {}", where, field_name(unknown->field, rule.source.dialect),
+                                                                unknown->text.empty() ? "" : fmt::format(" '{}'", unknown->text), never_there(*unknown))
+                                                  : fmt::format("{} can never match: no operation of its logsource is what it asks for", where));
     } else if (needs_of(rule, blindness).operations == 0) {
       notes.push_back(fmt::format("{} can never match on this machine: {}", where, lacking(rule, blindness, mechanism)));
     }

@@ -128,6 +128,7 @@ constexpr Named kFields[] = {
     {"name", {Field::kRecordName}, kAudit},
     {"nametype", {Field::kNameType}, kAudit},
     {"success", {Field::kSuccessWord}, kAudit},
+    {"proctitle", {Field::kCommandLine}, kAudit},
     {"syscall", {Field::kCall}, kAudit},
     {"SYSCALL", {Field::kCall}, kAudit},
     {"exit", {Field::kResult}, kAudit},
@@ -363,6 +364,9 @@ void Reader::audit(FieldKey key) {
       }
       if (o_.address) {
         text("SOCKADDR");
+      }
+      if (o_.process && o_.process->command_line) {
+        text("PROCTITLE");
       }
       break;
     case Field::kRecordName:

@@ -4,6 +4,7 @@
 #include <optional>
 #include <ranges>
 
+#include "detect/literals.h"
 #include "detect/sigma.h"
 #include "event/names.h"
 
@@ -12,6 +13,30 @@ namespace vfsguard::detect {
 namespace {
 
 enum class Truth : std::uint8_t { kFalse, kUnknown, kTrue };
+
+// What a call of this name can be.
+std::uint64_t operations_of_call(std::string_view name) {
+  for (unsigned call = 1; call < VG_CALL_COUNT; ++call) {
+    if (event::call_name(call) == name) {
+      return event::call_operations(call);
+    }
+  }
+  return 0;
+}
+
+// Of which there can be a record of this type of auditd's.
+std::uint64_t operations_with_record(std::string type) {
+  std::ranges::transform(type, type.begin(), fold);
+  constexpr std::uint64_t kNoPath =
+      event::operation_bit(VG_OP_KILL) | event::operation_bit(VG_OP_SETUID) | event::operation_bit(VG_OP_FORK) | event::operation_bit(VG_OP_EXIT);
+  if (type == "execve") {
+    return event::operation_bit(VG_OP_EXEC);
+  }
+  if (type == "sockaddr") {
+    return event::operation_bit(VG_OP_CONNECT) | event::operation_bit(VG_OP_BIND);
+  }
+  return type == "path" ? ~kNoPath : type == "syscall" || type == "cwd" || type == "proctitle" ? ~std::uint64_t{0} : 0;
+}
 
 // Whether the condition can hold of such an operation, whatever else is true.
 class Possible {
@@ -43,27 +68,13 @@ class Possible {
     if (atom.field.field == Field::kOperation) {
       return atom.text == event::operation_name(operation_) ? Truth::kTrue : Truth::kFalse;
     }
-    // auditd's EXECVE records are of executions alone.
-    if (atom.field.field == Field::kRecordTypes && atom.text == "execve") {
-      return operation_ == VG_OP_EXEC ? Truth::kUnknown : Truth::kFalse;
-    }
-    if (atom.field.field == Field::kRecordTypes && atom.text == "sockaddr") {
-      return operation_ == VG_OP_CONNECT || operation_ == VG_OP_BIND ? Truth::kUnknown : Truth::kFalse;
+    if (atom.field.field == Field::kRecordTypes) {
+      return (operations_with_record(atom.text) >> operation_ & 1) != 0 ? Truth::kUnknown : Truth::kFalse;
     }
     if (atom.field.field == Field::kCall) {
-      return calls(atom.text) ? Truth::kUnknown : Truth::kFalse;
+      return (operations_of_call(atom.text) >> operation_ & 1) != 0 ? Truth::kUnknown : Truth::kFalse;
     }
     return Truth::kUnknown;
-  }
-  // Whether a call of this name can be this operation; an open is also a creation.
-  [[nodiscard]] bool calls(const std::string& name) const {
-    for (unsigned call = 1; call < VG_CALL_COUNT; ++call) {
-      if (event::call_name(call) == name) {
-        const unsigned of_call = event::call_operation(call);
-        return of_call == operation_ || (of_call == VG_OP_OPEN && operation_ == VG_OP_CREATE) || (of_call == VG_OP_UNLINK && operation_ == VG_OP_RMDIR);
-      }
-    }
-    return true;
   }
 
   const Rule& rule_;
@@ -206,11 +217,25 @@ namespace {
 bool is_asked_for(const Rule& rule, unsigned operation) {
   constexpr std::uint64_t kMany = event::kAccesses | event::operation_bit(VG_OP_MMAP);
   return (kMany >> operation & 1) == 0 || std::ranges::any_of(rule.atoms, [&](const Atom& atom) {
-           return atom.field.field == Field::kOperation && atom.test == Test::kWhole && atom.text == event::operation_name(operation);
+           return atom.test == Test::kWhole && ((atom.field.field == Field::kOperation && atom.text == event::operation_name(operation)) ||
+                                                (atom.field.field == Field::kCall && (operations_of_call(atom.text) >> operation & 1) != 0));
          });
 }
 
 }  // namespace
+
+std::string never_there(const Atom& atom) {
+  if (is_never_known(atom.field)) {
+    return "nothing here tells it";
+  }
+  if (atom.test == Test::kWhole && atom.field.field == Field::kRecordTypes && operations_with_record(atom.text) == 0) {
+    return "of auditd's records the events here stand for SYSCALL, EXECVE, PATH, CWD, SOCKADDR and PROCTITLE";
+  }
+  if (atom.test == Test::kWhole && atom.field.field == Field::kCall && operations_of_call(atom.text) == 0) {
+    return "no call of this name is followed (docs/event-format.md has those that are)";
+  }
+  return "";
+}
 
 Needs needs_of(const Rule& rule, const Blindness& blindness) {
   constexpr std::size_t kMostGlobs = 256;  // of one rule; more are not worth an automaton

@@ -174,5 +174,7 @@ struct Blindness {
   std::uint64_t names_only = 0;  // operations of which it knows the caller's names, not the objects
 };
 Needs needs_of(const Rule& rule, const Blindness& blindness = {});
+// Why no event ever has what the test asks for; empty: one may.
+std::string never_there(const Atom& atom);
 
 }  // namespace vfsguard::detect

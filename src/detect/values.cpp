@@ -3,10 +3,13 @@
 
 #include <arpa/inet.h>
 #include <re2/re2.h>
+#include <seccomp.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdlib>
+#include <memory>
 
 #include <fmt/format.h>
 
@@ -401,6 +404,24 @@ std::expected<Modifiers, Why> parse_modifiers(std::string_view text) {
   return m;
 }
 
+namespace {
+
+// auditd tells calls by their numbers where nobody has looked them up.
+std::expected<std::string, Why> call_name(std::string text) {
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || end != text.data() + text.size()) {
+    return text;
+  }
+  const std::unique_ptr<char, decltype([](char* name) { std::free(name); })> name(seccomp_syscall_resolve_num_arch(SCMP_ARCH_X86_64, number));
+  if (!name) {
+    return std::unexpected(fmt::format("there is no call with the number {} on x86-64", number));
+  }
+  return std::string(name.get());
+}
+
+}  // namespace
+
 std::expected<std::vector<Atom>, Why> atoms_for(const Modifiers& modifiers, std::optional<FieldKey> field, Dialect dialect, const Given& value,
                                                 const Lists& lists) {
   const bool special_test =
@@ -426,7 +447,14 @@ std::expected<std::vector<Atom>, Why> atoms_for(const Modifiers& modifiers, std:
     texts = std::move(*more);
   }
   std::vector<Atom> atoms;
-  for (const std::string& text : texts) {
+  for (std::string& text : texts) {
+    if (dialect == Dialect::kAuditd && field == FieldKey{Field::kCall} && modifiers.where == Test::kWhole && !special_test) {
+      auto name = call_name(std::move(text));
+      if (!name) {
+        return std::unexpected(name.error());
+      }
+      text = std::move(*name);
+    }
     if (special_test) {
       auto atom = special(modifiers, *field, dialect, {value.kind, text});
       if (!atom) {

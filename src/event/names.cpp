@@ -345,6 +345,23 @@ void append_named(std::uint64_t flags, const FlagName* names, std::size_t count,
 std::string_view operation_name(unsigned operation) { return at(kOperations, operation); }
 std::string_view call_name(unsigned call) { return call < kCalls.size() ? kCalls[call].name : std::string_view{}; }
 unsigned call_operation(unsigned call) { return call < kCalls.size() ? kCalls[call].operation : 0; }
+std::uint64_t call_operations(unsigned call) {
+  const unsigned first = call_operation(call);
+  const std::uint64_t all = operation_bit(first);
+  switch (call) {
+    case VG_CALL_SENDFILE:
+    case VG_CALL_SPLICE:
+    case VG_CALL_TEE:
+    case VG_CALL_COPY_FILE_RANGE: return all | operation_bit(VG_OP_WRITE);
+    case VG_CALL_SOCKETCALL: return all | operation_bit(VG_OP_BIND);
+    default: break;
+  }
+  switch (first) {
+    case VG_OP_OPEN: return all | operation_bit(VG_OP_CREATE);
+    case VG_OP_UNLINK: return all | operation_bit(VG_OP_RMDIR);
+    default: return all;
+  }
+}
 std::string_view second_name(unsigned call) {
   switch (call_operation(call)) {
     case VG_OP_SYMLINK: return "target";

@@ -31,6 +31,8 @@ std::string operation_list();                           // "open, exec, ...", fo
 std::string_view call_name(unsigned call);
 // The operation that a call is unless its result or flags say otherwise (VG_OP_*).
 unsigned call_operation(unsigned call);
+// All that it can be, a bit each.
+std::uint64_t call_operations(unsigned call);
 // What a call's second string is: "dst_path_raw" where it is a path, else "target", "xattr", "source" or "address".
 std::string_view second_name(unsigned call);
 std::string_view via_name(unsigned via);
