@@ -38,8 +38,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::vector<detect::Fired> fired;
     for (std::uint32_t rule = 0; rule < set.rules.size() && rule < 8; ++rule) {
       for (std::uint64_t i = 0; i < 40; ++i) {
+        correlator->advance(i * 1'000'000'000, fired);
         correlator->note(rule, i * 1'000'000'000, i, 0, [](std::string_view) { return std::optional<std::string>("1"); }, fired);
       }
+    }
+    correlator->advance(~std::uint64_t{0}, fired);
+    if (correlator->waits()) {
+      __builtin_trap();
     }
   }
   return 0;

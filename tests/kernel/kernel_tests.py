@@ -2542,6 +2542,42 @@ def once_test_detection_is_changed_while_it_runs(d):
     account_holds(t)
 
 
+def once_test_detection_of_what_does_not_follow(d):
+    """A condition with `not` in it is decided when its time is over, whether or not anything happens then; the record says the same."""
+    rules = (sigma("made", "file_event", f"TargetFilename|startswith: {d}/x, operation: create") + sigma("gone", "file_delete", f"TargetFilename|startswith: {d}/x") +
+             "title: left behind\nname: left\nlevel: high\nmessage: '%TargetFilename% stays'\ncorrelation: { type: temporal, rules: [made, gone], group-by: [TargetFilename], "
+             "timespan: 2s, condition: made and not gone }\n")
+    t = detecting(d, rules, "limits: { late: 500ms }\n")
+    for name in ("x1", "x2", "x3"):
+        touch(f"{d}/{name}")
+    os.unlink(f"{d}/x1")
+    os.unlink(f"{d}/x3")
+    check(alerts(t) == [], alerts(t))
+    wait_until(lambda: alerts(t, "left"), "an alert, while nothing happens")
+    touch(f"{d}/x4")
+    os.unlink(f"{d}/x2")
+    time.sleep(3)
+    touch(f"{d}/y")
+    wait_until(lambda: len(alerts(t, "left")) == 2, "another alert")
+    t.stop()
+    told = alerts(t)
+    check([(e["event_type"], e["correlation"], e["message"]) for e in told] == [("correlation", "temporal", f"{d}/{name} stays") for name in ("x2", "x4")], told)
+    check([[c["rule"] for c in e["events"]] for e in told] == [["made"], ["made"]], told)
+    check(all(abs(e["last"] - e["first"] - 2) < 0.001 for e in told), told)
+    account_holds(t)
+    write_file(f"{d}/left.yaml", f"version: 1\nrules: [{d}/rules]\nlimits: {{ late: 500ms }}\n")
+    recorder = Trace(["trace", "--hook", HOOK, "--format", "json", "--path", f"{d}/**"]).require_ready()
+    for name in ("x5", "x6"):
+        touch(f"{d}/{name}")
+    os.unlink(f"{d}/x5")
+    time.sleep(3)
+    touch(f"{d}/z")
+    recorder.stop()
+    write_file(f"{d}/log.jsonl", "".join(json.dumps(e) + "\n" for e in recorder.events()))
+    said = run_as([ARGS.vfsguard, "rules", "test", "--config", f"{d}/left.yaml", "--events", f"{d}/log.jsonl"])
+    check(said.returncode == 1 and said.stdout.decode().splitlines() == [f"high      left  {d}/x6 stays"], said)
+
+
 def once_test_detection_stops_ransomware(d):
     """The shipped rule with its response on: the process that rewrites one file after the other is killed."""
     os.mkdir(f"{d}/data")
@@ -2642,6 +2678,16 @@ def once_test_bad_detection(d):
     check(t.code == 0 and "left out: " in t.summary and "detection: 1 rules" in t.summary, t.summary)
     said = start(good, "respons: {}\n")
     check(said.returncode == 78 and b"detection.yaml:3:1" in said.stderr and b"did you mean 'response'?" in said.stderr, said)
+    said = start(good, "response: { rules: { good: maim } }\n")
+    check(said.returncode == 78 and b"known: kill, deny" in said.stderr, said)
+    said = start(good, "severity: { goood: high }\nresponse:\n  rules: { good: kill, godo: deny }\n")
+    check(said.returncode == 78 and b"detection.yaml:3:13: 'severity' names 'goood'" in said.stderr, said)
+    check(b"detection.yaml:5:24: 'response' names 'godo', which is no rule's name, id or title; did you mean 'good'?" in said.stderr, said)
+    said = start(good + sigma("gone", "file_delete", "TargetFilename: /x") + "title: left\ncorrelation: { type: temporal, rules: [good, gone], timespan: 2s, "
+                 "condition: good and not gone }\n", "response: { rules: { left: kill } }\n")
+    check(said.returncode == 78 and b"detection.yaml:3:22: 'left' fires when its time is over" in said.stderr, said)
+    said = start(good, "lists: { trusted_nets: { add: [10.0.0.0/8] } }\n")
+    check(said.returncode == 78 and b"detection.yaml:3:10: there is no list 'trusted_nets' to add to" in said.stderr, said)
     said = start(good, "response: { rules: { good: maim } }\n")
     check(said.returncode == 78 and b"known: kill, deny" in said.stderr, said)
     said = start(good + good)
@@ -3212,7 +3258,7 @@ def main():
     # that another guest's run has shown not even there. Of tracepoints the host shows the most.
     # What has nothing to do with the kernel: the host shows it, and a start takes seconds in emulation.
     host_shows = ("test_control", "test_reload_changes", "test_full_disk", "test_ends", "test_idle", "test_shipped", "once_test_bad", "once_test_closed", "once_test_detection_is",
-                  "once_test_policy", "once_test_protect_goes", "once_test_second", "once_test_without_root", "once_test_word")
+                  "once_test_detection_of", "once_test_policy", "once_test_protect_goes", "once_test_second", "once_test_without_root", "once_test_word")
     alike = host_shows + ("test_executables", "test_filter", "test_random", "test_boottime", "test_own")
     once = alike + ("test_account_is_exact_without", "test_aggregation", "test_fork_bomb", "test_short_lived", "test_no_event_waits", "test_run", "test_who_reads", "test_enforcement", "test_protect", "test_reload", "test_persist")
     # What the agent makes of what the kernel does: on one kernel, beside the host.
