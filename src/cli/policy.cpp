@@ -267,7 +267,7 @@ util::Result<int> explain(const PolicyText& text) {
   event::Operation operation;
   const auto wanted = event::operation_from_name(text.operation);
   if (!wanted) {
-    return util::fail(EX_USAGE, fmt::format("--do '{}': known operations are {}", text.operation, event::operation_list()));
+    return util::fail(EX_USAGE, fmt::format("--do '{}': there is no such operation; {}", text.operation, event::nearest_operation(text.operation)));
   }
   operation.raw.operation = static_cast<vg_u8>(*wanted);
   for (const auto& [option, from, to] : {std::tuple{"--path", &text.path, &operation.path}, std::tuple{"--dst-path", &text.dst_path, &operation.dst_path}}) {

@@ -141,7 +141,7 @@ util::Result<sensor::Filter> make_filter(const TraceText& text) {
     for (const std::string& name : text.operations) {
       const auto named = event::operations_from_name(name);
       if (!named) {
-        return util::fail(EX_USAGE, fmt::format("--op '{}': known operations are {}", name, event::operation_list()));
+        return util::fail(EX_USAGE, fmt::format("--op '{}': there is no such operation; {}", name, event::nearest_operation(name)));
       }
       filter.operations |= *named;
       filter.required |= name == "all" ? 0 : *named;

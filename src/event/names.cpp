@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstring>
+#include <vector>
 
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -21,6 +22,7 @@
 #include <fmt/format.h>
 
 #include "abi/events.h"
+#include "util/suggestion.h"
 
 namespace vfsguard::event {
 
@@ -424,6 +426,12 @@ std::string operation_names(std::uint64_t operations) {
 }
 
 std::string operation_list() { return operation_names(~std::uint64_t{0}) + ", all"; }
+
+std::string nearest_operation(std::string_view word) {
+  std::vector<std::string_view> known(kOperations.begin() + 1, kOperations.end());
+  known.emplace_back("all");
+  return util::suggestion(word, known);
+}
 
 std::string_view file_type_name(std::uint32_t imode) {
   switch (imode & S_IFMT) {

@@ -27,6 +27,7 @@ inline constexpr std::uint64_t kContext = operation_bit(VG_OP_CONNECT) | operati
 inline constexpr std::uint64_t kDefaultOperations = ~(kAccesses | kContext | operation_bit(VG_OP_MMAP));
 std::string operation_names(std::uint64_t operations);  // "open, exec"
 std::string operation_list();                           // "open, exec, ...", for messages
+std::string nearest_operation(std::string_view word);   // "did you mean 'open'?", or all, where none is near
 
 std::string_view call_name(unsigned call);
 // The operation that a call is unless its result or flags say otherwise (VG_OP_*).

@@ -454,8 +454,8 @@ class Reader {
       for (const YAML::Node& operation : items(operations)) {
         const auto wanted = operation.IsScalar() ? event::operations_from_name(operation.Scalar()) : std::nullopt;
         if (!wanted) {
-          return at(operation,
-                    fmt::format("no operation '{}' in this version; known: {}", operation.IsScalar() ? operation.Scalar() : "", event::operation_list()));
+          const std::string word = operation.IsScalar() ? operation.Scalar() : "";
+          return at(operation, fmt::format("there is no operation '{}'; {}", word, event::nearest_operation(word)));
         }
         rule.operations |= *wanted;
       }
@@ -536,7 +536,7 @@ class Reader {
     }
     const auto wanted = event::operation_from_name(node["do"].Scalar());
     if (!wanted) {
-      return at(node["do"], fmt::format("no operation '{}' in this version; known: {}", node["do"].Scalar(), event::operation_list()));
+      return at(node["do"], fmt::format("there is no operation '{}'; {}", node["do"].Scalar(), event::nearest_operation(node["do"].Scalar())));
     }
     operation.raw.operation = static_cast<vg_u8>(*wanted);
     for (const auto& [key, path] : {std::pair{"path", &operation.path}, std::pair{"dst_path", &operation.dst_path}}) {
