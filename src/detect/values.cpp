@@ -407,7 +407,7 @@ std::expected<Modifiers, Why> parse_modifiers(std::string_view text) {
 namespace {
 
 // auditd tells calls by their numbers where nobody has looked them up.
-std::expected<std::string, Why> call_name(std::string text) {
+std::expected<std::string, Why> call_name(const std::string& text) {
   int number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || end != text.data() + text.size()) {
@@ -449,7 +449,7 @@ std::expected<std::vector<Atom>, Why> atoms_for(const Modifiers& modifiers, std:
   std::vector<Atom> atoms;
   for (std::string& text : texts) {
     if (dialect == Dialect::kAuditd && field == FieldKey{Field::kCall} && modifiers.where == Test::kWhole && !special_test) {
-      auto name = call_name(std::move(text));
+      auto name = call_name(text);
       if (!name) {
         return std::unexpected(name.error());
       }
