@@ -4,7 +4,8 @@
 //   VFSGUARD_EVENTS=events.jsonl [VFSGUARD_SIGMA=DIR] build/bench/detect_bench
 //
 // `rules/N`: N rules of the kinds that the public ones are made of, each with words of its own, so that hardly any matches. `files/...`: the rules of
-// rules/ and of VFSGUARD_SIGMA, as they are. `load/...`: reading and indexing them.
+// rules/ and of VFSGUARD_SIGMA, as they are. `load/...`: reading and indexing them. `correlation/.../G`: a match of a rule that a correlation is about, a
+// millisecond after the one before, of G groups in turn; none fires.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -180,6 +181,50 @@ void BM_load(benchmark::State& state) {
   state.counters["rules"] = static_cast<double>(rules);
 }
 BENCHMARK(BM_load)->Name("load")->Unit(benchmark::kMillisecond);
+
+void BM_correlation(benchmark::State& state, const char* correlation) {
+  RuleSet set;
+  std::string yaml;
+  for (const char* name : {"a", "b", "c"}) {
+    yaml += fmt::format("title: {0}\nname: {0}\nlogsource: {{ category: file_event }}\ndetection: {{ s: {{ uid: 1 }}, condition: s }}\n---\n", name);
+  }
+  parse_rules("made", fmt::format("{}title: c\ncorrelation: {{ group-by: [group], timespan: 1m, {} }}\n", yaml, correlation), {}, set);
+  auto correlator = Correlator::open(set.rules, set.correlations, {.memory = 256u << 20});
+  if (!set.refused.empty() || !correlator) {
+    state.SkipWithError(set.refused.empty() ? correlator.error().message.c_str() : set.refused.front().message.c_str());
+    return;
+  }
+  const auto groups = static_cast<std::uint64_t>(state.range(0));
+  std::uint64_t at = 0;
+  std::vector<Fired> fired;
+  const auto note = [&] {
+    const std::uint64_t of_group = at / groups;
+    const Correlator::Field field = [&](std::string_view name) -> std::optional<std::string> {
+      return std::to_string(name == "group" ? at % groups : of_group * 7919 % 900);
+    };
+    correlator->advance(at * 1'000'000, fired);
+    correlator->note(of_group % 4 == 3 ? 1 : 0, at * 1'000'000, at, 0, field, fired);
+    ++at;
+  };
+  while (at < std::max<std::uint64_t>(3 * groups, 70'000)) {
+    note();  // until what it keeps is what it will keep
+  }
+  for (auto _ : state) {
+    note();
+  }
+  if (!fired.empty()) {
+    state.SkipWithError("it fired");
+  }
+  state.counters["bytes/group"] = static_cast<double>(correlator->bytes()) / static_cast<double>(std::max<std::size_t>(correlator->groups(), 1));
+}
+#define CORRELATION(name, text) BENCHMARK_CAPTURE(BM_correlation, name, text)->Name("correlation/" #name)->Arg(1)->Arg(10'000)
+CORRELATION(event_count, "type: event_count, rules: [a, b], condition: { gte: 100000 }");
+CORRELATION(value_count, "type: value_count, rules: [a, b], condition: { field: v, gte: 1000 }");
+CORRELATION(value_sum, "type: value_sum, rules: [a, b], condition: { field: v, gte: 1000000000 }");
+CORRELATION(value_percentile, "type: value_percentile, rules: [a, b], condition: { field: v, percentile: 95, gte: 1000 }");
+CORRELATION(temporal, "type: temporal, rules: [a, b, c]");
+CORRELATION(temporal_ordered, "type: temporal_ordered, rules: [a, b, c]");
+CORRELATION(temporal_not, "type: temporal, rules: [a, b], condition: a and not b");
 
 }  // namespace
 }  // namespace vfsguard::detect

@@ -67,6 +67,38 @@ struct Hash {
   }
 };
 
+// Whether fewer than `most` could be enough.
+bool is_enough(const Correlation& c, double most) {
+  return std::ranges::all_of(c.bounds, [&](const Correlation::Bound& bound) {
+    return bound.differs || bound.test == Test::kLess || bound.test == Test::kLessOrEqual ||
+           (bound.test == Test::kGreater ? most > bound.value : most >= bound.value);
+  });
+}
+
+// A value and how many have it.
+using Weighed = std::pair<double, std::uint64_t>;
+
+// The value that `rank` of all, from 1 on, have at most. In time linear in their number; changes their order.
+double ranked(std::span<Weighed> values, std::uint64_t rank) {
+  while (values.size() > 1) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::ranges::nth_element(values, middle, {}, &Weighed::first);
+    std::uint64_t below = 0;
+    for (auto it = values.begin(); it != middle; ++it) {
+      below += it->second;
+    }
+    if (rank <= below) {
+      values = values.first(values.size() / 2);
+    } else if (rank <= below + middle->second) {
+      return middle->first;
+    } else {
+      rank -= below + middle->second;
+      values = values.subspan(values.size() / 2 + 1);
+    }
+  }
+  return values.empty() ? 0 : values.front().first;
+}
+
 util::Error wrong(const Correlation& c, std::string_view why) {
   return {fmt::format("{}:{}:1: correlation '{}': {}", c.head.file, c.head.line, c.head.title, why), EX_CONFIG, 0};
 }
@@ -398,18 +430,12 @@ void Correlator::add(Group& group, const Entry& entry) {
     // One entry a value: when it was seen last.
     std::erase_if(all, [&](const Entry& old) { return old.number == entry.number && old.from.time_ns <= entry.from.time_ns; });
   }
-  if (all.size() >= kSamples) {
+  const bool says_all = c.kind == Correlation::Kind::kTemporal && !late_[group.key.correlation];
+  if (all.size() >= (says_all ? std::max(kFew, 2 * c.rules.size()) : kSamples)) {
     make_place(group);
   }
   const auto at = std::ranges::upper_bound(all, entry.from.time_ns, {}, [](const Entry& e) { return e.from.time_ns; });
   all.insert(at, entry);
-}
-
-// The value that `rank` of all have at most, from 1 on; entries are in the order of their values.
-double Correlator::ranked(std::span<const Entry> entries, std::uint64_t rank) {
-  std::uint64_t before = 0;
-  const auto at = std::ranges::find_if(entries, [&](const Entry& e) { return (before += e.number) >= rank; });
-  return at != entries.end() ? at->value : entries.back().value;
 }
 
 // What the window that ends at `end_ns` comes to; none: the bounds, or the condition, do not hold of it.
@@ -447,6 +473,9 @@ std::optional<double> Correlator::reached(const Correlation& c, const Group& gro
       break;
     }
     case Correlation::Kind::kValueCount: {
+      if (!is_enough(c, static_cast<double>(window.size()))) {
+        return std::nullopt;
+      }
       // One that came late may be there with a later one of its value.
       std::vector<std::uint64_t> numbers;
       std::ranges::transform(window, std::back_inserter(numbers), &Entry::number);
@@ -457,16 +486,18 @@ std::optional<double> Correlator::reached(const Correlation& c, const Group& gro
     case Correlation::Kind::kEventCount: value = static_cast<double>(window.size()); break;
     case Correlation::Kind::kValuePercentile:
     case Correlation::Kind::kValueMedian: {
-      std::vector<Entry> ordered(window.begin(), window.end());
-      std::ranges::sort(ordered, {}, &Entry::value);
+      std::vector<Weighed> values;
+      values.reserve(window.size());
       std::uint64_t all = 0;
-      for (const Entry& entry : ordered) {
+      for (const Entry& entry : window) {
+        values.emplace_back(entry.value, entry.number);
         all += entry.number;
       }
       // Nearest rank; of a median the mean of the two in the middle.
-      value = c.kind == Correlation::Kind::kValueMedian
-                  ? (ranked(ordered, (all + 1) / 2) + ranked(ordered, all / 2 + 1)) / 2
-                  : ranked(ordered, std::max<std::uint64_t>(static_cast<std::uint64_t>(std::ceil(c.percentile / 100.0 * static_cast<double>(all))), 1));
+      const bool is_median = c.kind == Correlation::Kind::kValueMedian;
+      value = ranked(values, is_median ? (all + 1) / 2
+                                       : std::max<std::uint64_t>(static_cast<std::uint64_t>(std::ceil(c.percentile / 100.0 * static_cast<double>(all))), 1));
+      value = is_median && all % 2 == 0 ? (value + ranked(values, all / 2 + 1)) / 2 : value;
       break;
     }
     case Correlation::Kind::kValueSum:

@@ -58,6 +58,7 @@ class Correlator {
   static constexpr std::size_t kTold = 16;
   static constexpr std::size_t kNoted = 4096;    // matches that moving counts remember, all together
   static constexpr std::size_t kSamples = 1024;  // entries that a group keeps, at most
+  static constexpr std::size_t kFew = 64;        // ... where the last match of each rule says all
 
   struct Options {
     std::size_t memory = 16u << 20;
@@ -152,7 +153,6 @@ class Correlator {
   [[nodiscard]] Fired fired_of(const Group& group, double value, std::uint64_t begin_ns, std::uint64_t end_ns) const;
   [[nodiscard]] const Noted* noted(std::uint32_t mark, std::uint32_t slot) const;
   [[nodiscard]] std::optional<double> reached(const Correlation& c, const Group& group, std::uint64_t end_ns) const;
-  static double ranked(std::span<const Entry> entries, std::uint64_t rank);
   [[nodiscard]] std::size_t size_of(const Group& group) const;
   void make_room(std::uint64_t now_ns);
 
