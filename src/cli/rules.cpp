@@ -100,7 +100,7 @@ util::Result<int> check(const RulesText& text) {
   } else {
     fmt::print("{} rules, {} correlations, {} filters{}; {} tests in {} KiB, read in {:.0f} ms\n", d.rules().size(), d.correlations().size(),
                d.filters().size(), refused, d.engine().tests(), d.engine().bytes() >> 10, spent);
-    const detect::AllNeeds needs = d.needs();
+    const detect::AllNeeds& needs = d.needs();
     fmt::print("watched: {} paths{}{}\n", needs.places.size(), needs.anywhere != 0 ? "; of any path: " + event::operation_names(needs.anywhere) : "",
                needs.opens_that_write ? " (opens that write)" : "");
   }

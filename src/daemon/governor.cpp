@@ -64,7 +64,7 @@ util::Result<std::shared_ptr<detect::Detector>> Governor::read_rules() const {
 namespace {
 
 util::Result<policy::Watched> watched_for(const detect::Detector& detector, policy::Watched watched) {
-  const detect::AllNeeds needs = detector.needs();
+  const detect::AllNeeds& needs = detector.needs();
   watched.operations |= needs.operations;
   watched.anywhere |= needs.anywhere | (needs.opens_that_write ? VG_ANYWHERE_WRITES : 0);
   for (const detect::AllNeeds::Place& place : needs.places) {
@@ -115,7 +115,14 @@ util::Result<void> Governor::record_all(Version& version, const Recorder* meanwh
     return {};
   }
   constexpr auto kPause = std::chrono::milliseconds(4);
-  auto compiling = std::async(std::launch::async, policy::compile_policy, std::cref(version.policy), &*watched);
+  auto compiling = std::async(std::launch::async, [&] {
+    auto alone = policy::compile_policy(version.policy);
+    if (!alone) {
+      return alone;
+    }
+    version.alone = std::move(*alone);
+    return policy::compile_policy(version.policy, &*watched);
+  });
   util::Result<void> consumed;
   while (compiling.wait_for(kPause) != std::future_status::ready) {
     if (consumed) {
@@ -287,26 +294,28 @@ void Governor::direct(sensor::Options& options) const {
 }
 
 bool Governor::attribute(event::Operation& operation) const {
-  if (operation.raw.policy_version != recorded_by_) {
-    policy::match_paths(now_->compiled, operation);
+  const bool is_recent = operation.raw.policy_version == recorded_by_;
+  const policy::Compiled& compiled = is_recent || !now_->whole ? now_->compiled : now_->alone;
+  if (!is_recent) {
+    policy::match_paths(compiled, operation);
   }
   if (operation.raw.verdict == VG_VERDICT_NONE) {
-    return policy::attribute(now_->policy, now_->compiled, operation);
+    return policy::attribute(now_->policy, compiled, operation);
   }
   if (enforcer_ && operation.raw.rule_version != static_cast<std::uint16_t>(enforcer_->version())) {
     const auto past = std::ranges::find(past_, operation.raw.rule_version, &Past::version);
     if (past == past_.end()) {
-      return policy::attribute(now_->policy, now_->compiled, operation);
+      return policy::attribute(now_->policy, compiled, operation);
     }
     const auto refusal = std::ranges::lower_bound(past->refusals, operation.raw.rule, {}, &policy::Refusal::place);
     const bool known = refusal != past->refusals.end() && refusal->place == operation.raw.rule;
-    return policy::attribute(now_->policy, now_->compiled, operation, known ? &*refusal : nullptr);
+    return policy::attribute(now_->policy, compiled, operation, known ? &*refusal : nullptr);
   }
   if (operation.raw.rule >= refusing_->policy.rules.size()) {
-    return policy::attribute(now_->policy, now_->compiled, operation);
+    return policy::attribute(now_->policy, compiled, operation);
   }
   const policy::Refusal refusal = refusal_by(refusing_->policy, operation.raw.rule);
-  return policy::attribute(now_->policy, now_->compiled, operation, &refusal);
+  return policy::attribute(now_->policy, compiled, operation, &refusal);
 }
 
 // The policy in force, of this version of the enforcer's, was replaced.
@@ -324,12 +333,18 @@ void Governor::keep_names(std::uint16_t version) {
   }
 }
 
-// What only the kernel needs is there now.
+void Governor::loaded() {
+  util::free_memory_of(now_->tables.tables);
+  now_->tables.automaton.clear();
+  if (now_->whole) {
+    now_->compiled.automaton.clear();
+  }
+}
+
 void Governor::settle(std::shared_ptr<Version> version) {
-  util::free_memory_of(version->tables.tables);
-  version->tables.automaton = {};
   now_ = std::move(version);
   refusing_ = now_;
+  loaded();
   util::give_back_memory();
 }
 
@@ -348,15 +363,17 @@ util::Result<void> Governor::refuse_by(std::shared_ptr<Version> next) {
 util::Error Governor::go_back(util::Error why) {
   auto undone = std::make_shared<Version>();
   undone->policy = now_->policy;
-  undone->compiled = now_->compiled;
   undone->detector = now_->detector;
-  undone->whole = true;
+  undone->whole = now_->whole;
   const policy::Before before{refusing_->policy, refusing_->tables};
-  auto tables = policy::compile_enforcement(undone->policy, &before);
+  auto tables = policy::compile_tables(undone->policy, true, &before, nullptr, true);
   auto replaced = tables ? util::Result<void>{} : util::Result<void>(util::pass_on(tables.error()));
   if (replaced) {
-    undone->tables = std::move(*tables);
+    undone->compiled = std::move(tables->compiled);
+    undone->tables = std::move(tables->enforcement);
     replaced = refuse_by(undone);
+    undone->compiled = now_->compiled;  // that which is recorded by
+    undone->alone = now_->alone;
   }
   if (!replaced) {
     return std::move(why).context(fmt::format("what it refuses is in force and the policy before could not be put back ({})", replaced.error().message));

@@ -47,6 +47,8 @@ class Governor {
   util::Result<void> attach();
   // What is to be recorded for it.
   void direct(sensor::Options& options) const;
+  // The kernel has all of it: what only the kernel needs goes.
+  void loaded();
 
   // Names the event's rules; false: none asks for it.
   bool attribute(event::Operation& operation) const;
@@ -79,10 +81,12 @@ class Governor {
  private:
   struct Version {
     policy::Policy policy;
+    // Without what only the kernel needs, once it is there.
     policy::Compiled compiled;
-    policy::Enforcement tables;  // without what only the kernel needs, once it is there
+    policy::Enforcement tables;
     std::shared_ptr<detect::Detector> detector;
-    bool whole = false;  // `compiled` has all rules, and the places that the detector names
+    bool whole = false;      // `compiled` has all rules, and the places that the detector names
+    policy::Compiled alone;  // then, of a change: the rules without these, for events that were recorded by another version
   };
 
   explicit Governor(PolicySource source) : source_(std::move(source)) {}

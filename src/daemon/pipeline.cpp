@@ -719,6 +719,10 @@ void Pipeline::take_detector() {
     fmt::print(stderr, "note: hook={} keeps {} rules from ever matching ({}{}); vfsguard rules check says why\n",
                event::hook_name(static_cast<unsigned>(sensor_->hook())), never.size(), never.front(), never.size() > 1 ? ", ..." : "");
   }
+  if (detector_->wants_digests() && !options_.hash) {
+    fmt::print(stderr, "note: rules look at digests of executables, which are absent without --hash\n");
+  }
+  detector_->forget_conditions();
 }
 
 void Pipeline::tell(event::Notice notice) {
@@ -984,7 +988,10 @@ util::Result<void> Pipeline::run() {
   }
   sensor_.emplace(std::move(*sensor));
   // The automaton and what loading took (the kernel's type information, the verifier's words) are not needed any more.
-  options_.sensor.filter.automaton = {};
+  options_.sensor.filter.automaton.clear();
+  if (options_.governor) {
+    options_.governor->loaded();
+  }
   malloc_trim(0);
   if (auto attached = sensor_->attach(); !attached) {
     return util::pass_on(with_hint(attached.error()));
@@ -999,9 +1006,6 @@ util::Result<void> Pipeline::run() {
     }
   }
   take_detector();
-  if (detector_ && detector_->wants_digests() && !options_.hash) {
-    fmt::print(stderr, "note: rules look at digests of executables, which are absent without --hash\n");
-  }
   if (auto listening = listen(); !listening) {
     return listening;
   }

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "event/names.h"
+#include "util/memory.h"
 #include "util/suggestion.h"
 
 namespace vfsguard::detect {
@@ -89,6 +90,7 @@ Detector::Detector(std::vector<Rule> rules, std::vector<Filter> filters, Correla
       }
     }
   }
+  needs_ = find_needs();
 }
 
 void Detector::respond(std::uint32_t node, const event::Operation& operation) {
@@ -379,7 +381,7 @@ void Detector::look(event::Operation& operation, std::vector<event::Alert>& aler
   }
 }
 
-AllNeeds Detector::needs() const {
+AllNeeds Detector::find_needs() const {
   AllNeeds all;
   std::map<std::string, std::uint64_t> places;
   bool any_open = false;
@@ -403,6 +405,13 @@ AllNeeds Detector::needs() const {
     all.places.push_back({glob, operations});
   }
   return all;
+}
+
+void Detector::forget_conditions() {
+  for (Rule& rule : rules_) {
+    util::free_memory_of(rule.atoms);
+    rule.condition = {};
+  }
 }
 
 bool Detector::wants_digests() const {

@@ -82,9 +82,7 @@ class Detector {
   [[nodiscard]] const std::vector<Filter>& filters() const { return filters_; }
   [[nodiscard]] const Correlator& correlator() const { return correlator_; }
   [[nodiscard]] Engine& engine() { return engine_; }
-  [[nodiscard]] AllNeeds needs() const;
-  // Whether a rule looks at executables' digests, which are only computed on request.
-  [[nodiscard]] bool wants_digests() const;
+  [[nodiscard]] const AllNeeds& needs() const { return needs_; }
   [[nodiscard]] std::uint64_t looked_at() const { return looked_at_; }
   // All files that it was made of.
   [[nodiscard]] std::vector<std::string> files() const;
@@ -92,6 +90,10 @@ class Detector {
   [[nodiscard]] std::vector<std::string> review(const Blindness& blindness = {}, std::string_view mechanism = {}) const;
   // The rules of these that only the mechanism keeps from matching.
   [[nodiscard]] std::vector<std::string> never_match(const Blindness& blindness) const;
+  // Whether a rule looks at executables' digests, which are only computed on request.
+  [[nodiscard]] bool wants_digests() const;
+  // Gives back the conditions as they were read, which review() and the two above go by: they are not to be called any more.
+  void forget_conditions();
 
  private:
   // One rule's alerts of one kind within a time.
@@ -110,6 +112,7 @@ class Detector {
   using FieldText = std::function<std::optional<std::string>(std::string_view)>;
   bool passes(std::uint32_t node, std::uint64_t now_ns, const FieldText& field, std::vector<event::Alert>& alerts);
   void close(const Window& window, std::vector<event::Alert>& alerts) const;
+  [[nodiscard]] AllNeeds find_needs() const;
   void decide_late(std::uint64_t now_ns, std::vector<event::Alert>& alerts);
   // `last`: what completed it; null: its time was over.
   void tell(const Fired& fired, const event::Operation* last, std::vector<event::Alert>& alerts);
@@ -128,6 +131,7 @@ class Detector {
   std::vector<Fired> fired_;
   std::vector<Response> responses_;  // by node
   std::vector<Action> actions_;
+  AllNeeds needs_;
   bool responds_ = false;
   std::uint64_t looked_at_ = 0;
 };

@@ -215,7 +215,7 @@ Engine::Engine(const std::vector<Rule>& rules, const std::vector<Filter>& filter
     }
     rules_.push_back({root, source});
   }
-  known_.clear();
+  decltype(known_)().swap(known_);
   index();
 }
 
@@ -321,6 +321,9 @@ void Engine::index() {
       }
     }
   }
+  tests_.shrink_to_fit();
+  nodes_.shrink_to_fit();
+  children_.shrink_to_fit();
   true_in_.assign(tests_.size(), 0);
   known_in_.assign(tests_.size(), 0);
   due_in_.assign(rules_.size(), 0);

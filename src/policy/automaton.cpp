@@ -16,6 +16,8 @@
 
 #include <fmt/format.h>
 
+#include "util/memory.h"
+
 namespace vfsguard::policy {
 
 namespace {
@@ -496,11 +498,19 @@ std::uint32_t Automaton::step(std::uint32_t state, unsigned char byte) const {
 }
 
 std::uint32_t Automaton::match(std::uint32_t start, std::string_view path) const {
+  if (states.empty()) {
+    return 0;
+  }
   std::uint32_t state = start;
   for (std::size_t i = path.size(); i-- > 0;) {
     state = step(state, static_cast<unsigned char>(path[i]));
   }
   return states[state].accept;
+}
+
+void Automaton::clear() {
+  util::free_memory_of(states);
+  util::free_memory_of(edges);
 }
 
 std::vector<std::byte> kernel_tables(const Automaton& automaton, std::span<const std::uint64_t> set_operations) {

@@ -35,6 +35,8 @@ struct Automaton {
   [[nodiscard]] std::uint32_t step(std::uint32_t state, unsigned char byte) const;
   // The accept value for a whole path, from one of the head's start states.
   [[nodiscard]] std::uint32_t match(std::uint32_t start, std::string_view path) const;
+  // Gives the memory back. Nothing matches any more; the head stays.
+  void clear();
 };
 
 // Turns the indexes of the globs that match at once into an accept value; 0 means no match.
