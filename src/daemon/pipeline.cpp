@@ -340,16 +340,18 @@ void Pipeline::keep_back(std::span<const std::byte> data, bool asked_for) {
   kept_back_.insert_or_assign(operation_.raw.aggregate, KeptBack{{data.begin(), data.end()}, operation_.process, asked_for});
 }
 
+// What is there when it begins: whoever makes events as fast as they are read must not keep it, and a reload that waits for it, for ever.
 util::Result<void> Pipeline::consume_all() {
+  const sensor::Sensor::Ends ends = sensor_->ends();
   for (;;) {
-    const auto consumed = sensor_->consume(kBatchRecords);
-    if (!consumed) {
-      return util::pass_on(consumed.error());
+    const auto all = sensor_->consume_until(ends, kBatchRecords);
+    if (!all) {
+      return util::pass_on(all.error());
     }
     if (auto done = flush(); !done) {
       return done;
     }
-    if (*consumed == 0) {
+    if (*all) {
       return {};
     }
   }

@@ -47,11 +47,15 @@ util::Result<const std::byte*> Ring::at(std::uint64_t position, std::size_t byte
   return window_.as<const std::byte>() + (offset - window_begin_);
 }
 
-void Ring::find_position() { position_ = __atomic_load_n(consumer_.as<std::uint64_t>(), __ATOMIC_ACQUIRE); }
+std::uint64_t Ring::reserved() const { return __atomic_load_n(producer_.as<const std::uint64_t>(), __ATOMIC_ACQUIRE); }
+
+std::uint64_t Ring::read() const { return __atomic_load_n(consumer_.as<const std::uint64_t>(), __ATOMIC_ACQUIRE); }
+
+void Ring::find_position() { position_ = read(); }
 
 util::Result<std::span<const std::byte>> Ring::next() {
   // Read again behind every record: the kernel wakes nobody for what it adds while a reader has not caught up.
-  while (position_ != __atomic_load_n(producer_.as<const std::uint64_t>(), __ATOMIC_ACQUIRE)) {
+  while (position_ != reserved()) {
     const auto header = at(position_, BPF_RINGBUF_HDR_SZ);
     if (!header) {
       return util::pass_on(header.error());

@@ -39,6 +39,10 @@ class Ring {
     return {};
   }
 
+  /// How many bytes have been reserved in it, and how many of these read, since the ring was made.
+  [[nodiscard]] std::uint64_t reserved() const;
+  [[nodiscard]] std::uint64_t read() const;
+
   /// Readable by poll(2) when records are there; the map's own.
   [[nodiscard]] int fd() const { return map_; }
 

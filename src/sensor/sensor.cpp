@@ -31,6 +31,7 @@
 #include "sensor/kprobe_events.h"
 #include "sensor/loaded.h"
 #include "sensor/ring.h"
+#include "util/clock.h"
 #include "util/fd.h"
 #include "util/memory.h"
 #include "util/read_file.h"
@@ -39,6 +40,8 @@
 namespace vfsguard::sensor {
 
 namespace {
+
+constexpr std::size_t kMostHeld = 4096;  // records of the priority lane, at a time
 
 // libbpf's words since the last take; the last warning is usually the reason.
 std::string& libbpf_log() {
@@ -330,10 +333,14 @@ std::optional<std::uint64_t> Sensor::State::event_time(std::span<const std::byte
   return e.head.kind == VG_RECORD_EVENT ? std::optional(e.time_ns) : std::nullopt;
 }
 
+// As many as wait here; further ones wait in their lane, which has its bounds.
 util::Result<void> Sensor::State::hold_priority() {
+  if (held.size() >= kMostHeld) {
+    return {};
+  }
   return priority_ring->consume([this](std::span<const std::byte> record) {
     held.emplace_back(record.begin(), record.end());
-    return true;
+    return held.size() < kMostHeld;
   });
 }
 
@@ -765,6 +772,23 @@ util::Result<std::size_t> Sensor::consume(std::size_t limit) {
     return util::pass_on(std::move(done.error()));
   }
   return state_->consumed;
+}
+
+Sensor::Ends Sensor::ends() const { return {state_->ring->reserved(), state_->priority_ring->reserved(), util::clock_ns(CLOCK_BOOTTIME)}; }
+
+util::Result<bool> Sensor::consume_until(const Ends& ends, std::size_t limit) {
+  const auto consumed = consume(limit);
+  if (!consumed) {
+    return util::pass_on(consumed.error());
+  }
+  if (*consumed == 0) {
+    return true;
+  }
+  if (state_->ring->read() < ends.bulk || state_->priority_ring->read() < ends.priority) {
+    return false;
+  }
+  state_->deliver_held(ends.time_ns);
+  return true;
 }
 
 int Sensor::wait_fd() const { return state_->wait.get(); }

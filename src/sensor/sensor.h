@@ -109,6 +109,15 @@ class Sensor {
 
   // Hands over up to about `limit` records; returns how many. Never blocks. The two lanes are merged by time.
   util::Result<std::size_t> consume(std::size_t limit);
+  // Where the two lanes end now.
+  struct Ends {
+    std::uint64_t bulk = 0;
+    std::uint64_t priority = 0;
+    std::uint64_t time_ns = 0;
+  };
+  [[nodiscard]] Ends ends() const;
+  // consume(), and true once all is handed over that was there then, however much came since.
+  util::Result<bool> consume_until(const Ends& ends, std::size_t limit);
   // Readable when a record came after arm().
   [[nodiscard]] int wait_fd() const;
   // The next record shall wake wait_fd(); without it records pile up silently, which is cheap.

@@ -2542,6 +2542,34 @@ def once_test_detection_is_changed_while_it_runs(d):
     account_holds(t)
 
 
+def once_test_reloads_beside_detection_name_every_event(d):
+    """What the policy before recorded and nobody had read is told by the rules that hold now, whatever else detection has watched; and who makes events as fast
+    as they are read does not keep a reload waiting."""
+    touch(f"{d}/a")
+    os.makedirs(f"{d}/rules")
+    write_file(f"{d}/rules/rules.yml", sigma("elsewhere", "file_access", f"TargetFilename|startswith: {d}/z"))
+    write_file(f"{d}/detection.yaml", f"version: 1\nrules: [{d}/rules]\n")
+    t = governed(d, f"  - {{ name: even, paths: {d}/a, operations: open }}\n", "--detection", f"{d}/detection.yaml", "--buffer", "64M")
+    child = subprocess.Popen([sys.executable, "-c", f"import os\nn = 0\nprint('on', flush=True)\nwhile not os.path.exists('{d}/end'):\n    for i in range(100):\n"
+                              f"        os.close(os.open('{d}/a', 0))\n    n += 100\nprint(n)"], stdout=subprocess.PIPE, text=True)
+    child.stdout.readline()
+    slowest = 0
+    for i in range(9):
+        write_rules(d, f"  - {{ name: {('odd', 'even')[i % 2]}, paths: {d}/a, operations: open }}\n")
+        begins = time.monotonic()
+        check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+        slowest = max(slowest, time.monotonic() - begins)
+    touch(f"{d}/end")
+    opens = int(child.stdout.read())
+    check(child.wait() == 0, child.returncode)
+    settle()
+    t.stop()
+    print(f"    slowest reload {slowest * 1000:.0f} ms, beside {opens} opens")
+    names = collections.Counter(e["policy"] for e in t.events() if e.get("path") == f"{d}/a" and e["pid"] == child.pid)
+    check(names["even"] > 0 and names["odd"] > 0 and names["even"] + names["odd"] == opens, (names, opens))
+    account_holds(t)
+
+
 def once_test_detection_of_what_does_not_follow(d):
     """A condition with `not` in it is decided when its time is over, whether or not anything happens then; the record says the same."""
     rules = (sigma("made", "file_event", f"TargetFilename|startswith: {d}/x, operation: create") + sigma("gone", "file_delete", f"TargetFilename|startswith: {d}/x") +
@@ -3258,7 +3286,7 @@ def main():
     # that another guest's run has shown not even there. Of tracepoints the host shows the most.
     # What has nothing to do with the kernel: the host shows it, and a start takes seconds in emulation.
     host_shows = ("test_control", "test_reload_changes", "test_full_disk", "test_ends", "test_idle", "test_shipped", "once_test_bad", "once_test_closed", "once_test_detection_is",
-                  "once_test_detection_of", "once_test_policy", "once_test_protect_goes", "once_test_second", "once_test_without_root", "once_test_word")
+                  "once_test_detection_of", "once_test_reloads_beside", "once_test_policy", "once_test_protect_goes", "once_test_second", "once_test_without_root", "once_test_word")
     alike = host_shows + ("test_executables", "test_filter", "test_random", "test_boottime", "test_own")
     once = alike + ("test_account_is_exact_without", "test_aggregation", "test_fork_bomb", "test_short_lived", "test_no_event_waits", "test_run", "test_who_reads", "test_enforcement", "test_protect", "test_reload", "test_persist")
     # What the agent makes of what the kernel does: on one kernel, beside the host.
