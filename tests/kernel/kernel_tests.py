@@ -2566,7 +2566,8 @@ def once_test_reloads_beside_detection_name_every_event(d):
     t.stop()
     print(f"    slowest reload {slowest * 1000:.0f} ms, beside {opens} opens")
     names = collections.Counter(e["policy"] for e in t.events() if e.get("path") == f"{d}/a" and e["pid"] == child.pid)
-    check(names["even"] > 0 and names["odd"] > 0 and names["even"] + names["odd"] == opens, (names, opens))
+    lost = t.counts("open")["lost"]  # what this test's own reader did not take in time
+    check(names["even"] > 0 and names["odd"] > 0 and names["even"] + names["odd"] >= opens - lost, (names, opens, lost))
     account_holds(t)
 
 
