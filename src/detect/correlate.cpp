@@ -67,7 +67,7 @@ struct Hash {
   }
 };
 
-// Whether fewer than `most` could be enough.
+// Whether a count of up to `most` can be.
 bool is_enough(const Correlation& c, double most) {
   return std::ranges::all_of(c.bounds, [&](const Correlation::Bound& bound) {
     return bound.differs || bound.test == Test::kLess || bound.test == Test::kLessOrEqual ||

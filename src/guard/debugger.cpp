@@ -59,11 +59,18 @@ Tracer describe(std::uint32_t pid) {
 }
 
 std::optional<Tracer> tracer() {
+  const auto of = [](const std::string& status) {
+    const auto pid = number_in(status, "TracerPid");
+    return pid && *pid != 0 ? std::optional(describe(*pid)) : std::nullopt;
+  };
+  const std::string own = util::read_file("/proc/thread-self/status").value_or("");
+  if (number_in(own, "Threads") == 1) {
+    return of(own);
+  }
   std::error_code error;
   for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task", error)) {
-    const std::string status = util::read_file(thread.path() / "status").value_or("");
-    if (const auto pid = number_in(status, "TracerPid"); pid && *pid != 0) {
-      return describe(*pid);
+    if (auto who = of(util::read_file(thread.path() / "status").value_or(""))) {
+      return who;
     }
   }
   return std::nullopt;
