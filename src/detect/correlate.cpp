@@ -99,6 +99,25 @@ double ranked(std::span<Weighed> values, std::uint64_t rank) {
   return values.empty() ? 0 : values.front().first;
 }
 
+// Whether the bounds can hold of a value between those of two ranks, without looking for them: in one pass a bound.
+bool may_hold(const Correlation& c, std::span<const Weighed> values, std::uint64_t low, std::uint64_t high) {
+  return std::ranges::all_of(c.bounds, [&](const Correlation::Bound& bound) {
+    std::uint64_t below = 0;
+    std::uint64_t equal = 0;
+    for (const auto& [value, count] : values) {
+      below += value < bound.value ? count : 0;
+      equal += value == bound.value ? count : 0;
+    }
+    switch (bound.test) {
+      case Test::kGreater: return below + equal < high;
+      case Test::kLess: return below >= low;
+      case Test::kLessOrEqual: return below + equal >= low;
+      case Test::kEqual: return bound.differs || (below < high && below + equal >= low);
+      default: return below < high;
+    }
+  });
+}
+
 util::Error wrong(const Correlation& c, std::string_view why) {
   return {fmt::format("{}:{}:1: correlation '{}': {}", c.head.file, c.head.line, c.head.title, why), EX_CONFIG, 0};
 }
@@ -495,9 +514,14 @@ std::optional<double> Correlator::reached(const Correlation& c, const Group& gro
       }
       // Nearest rank; of a median the mean of the two in the middle.
       const bool is_median = c.kind == Correlation::Kind::kValueMedian;
-      value = ranked(values, is_median ? (all + 1) / 2
-                                       : std::max<std::uint64_t>(static_cast<std::uint64_t>(std::ceil(c.percentile / 100.0 * static_cast<double>(all))), 1));
-      value = is_median && all % 2 == 0 ? (value + ranked(values, all / 2 + 1)) / 2 : value;
+      const auto nearest = static_cast<std::uint64_t>(std::ceil(c.percentile / 100.0 * static_cast<double>(all)));
+      const std::uint64_t low = is_median ? (all + 1) / 2 : std::max<std::uint64_t>(nearest, 1);
+      const std::uint64_t high = is_median ? all / 2 + 1 : low;
+      if (!may_hold(c, values, low, high)) {
+        return std::nullopt;
+      }
+      value = ranked(values, low);
+      value = high != low ? (value + ranked(values, high)) / 2 : value;
       break;
     }
     case Correlation::Kind::kValueSum:

@@ -5,7 +5,9 @@
 #include <re2/re2.h>
 #include <sys/stat.h>
 
+#include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <iostream>
 #include <random>
 #include <set>
@@ -1164,6 +1166,46 @@ TEST_F(Correlations, MedianAndOtherThan) {
   EXPECT_THAT(note(2, 1, {{"DestinationIp", "10.0.0.1"}, {"DestinationPort", "2"}}), IsEmpty());
   EXPECT_THAT(note(2, 2, {{"DestinationIp", "10.0.0.1"}, {"DestinationPort", "1"}}), IsEmpty());
   EXPECT_THAT(note(2, 3, {{"DestinationIp", "10.0.0.2"}, {"DestinationPort", "2"}}), ElementsAre(2));
+}
+
+// Against sorting what lies in the window.
+TEST_F(Correlations, RanksAgreeWithSorting) {
+  std::mt19937_64 random(17);
+  const std::pair<const char*, std::function<bool(double, double)>> tests[] = {{"gte", std::greater_equal<>()}, {"gt", std::greater<>()},
+                                                                               {"lte", std::less_equal<>()},    {"lt", std::less<>()},
+                                                                               {"eq", std::equal_to<>()},       {"neq", std::not_equal_to<>()}};
+  std::size_t all = 0;
+  for (int round = 0; round < 600; ++round) {
+    const auto& [word, holds] = tests[round % 6];
+    const bool is_median = random() % 2 == 0;
+    const auto percentile = static_cast<double>(random() % 101);
+    const double bound = static_cast<double>(random() % 24) / 2;
+    open(fmt::format("title: r\ncorrelation: {{ type: {}, rules: [a], timespan: 10s, condition: {{ field: bytes, percentile: {}, {}: {} }} }}\n",
+                     is_median ? "value_median" : "value_percentile", percentile, word, bound));
+    std::vector<std::pair<int, double>> kept;
+    for (int second = 0; second < 30; ++second) {
+      const auto value = static_cast<double>(random() % 12);
+      kept.emplace_back(second, value);
+      std::vector<double> window;
+      for (const auto& [at, one] : kept) {
+        if (at >= second - 10) {
+          window.push_back(one);
+        }
+      }
+      std::ranges::sort(window);
+      const std::size_t n = window.size();
+      const double expected = is_median ? (window[(n - 1) / 2] + window[n / 2]) / 2
+                                        : window[std::max<std::size_t>(static_cast<std::size_t>(std::ceil(percentile / 100 * static_cast<double>(n))), 1) - 1];
+      const bool fires = holds(expected, bound);
+      ASSERT_EQ(note(0, second, {{"bytes", fmt::format("{}", value)}}).size(), fires ? 1u : 0u) << round << ", second " << second;
+      if (fires) {
+        ASSERT_EQ(fired_.front().value, expected) << round;
+        kept.clear();
+        ++all;
+      }
+    }
+  }
+  EXPECT_GT(all, 2000u);
 }
 
 TEST(Rules, CorrelationsThatCannotBeAreRefused) {
