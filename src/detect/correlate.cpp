@@ -20,6 +20,7 @@ constexpr int kDeepestChain = 16;
 constexpr std::uint64_t kSumParts = 256;
 constexpr std::uint64_t kSampleParts = 64;
 constexpr std::uint64_t kSamplesOfPart = 8;
+static_assert(kMostValues < Correlator::kSamples, "a group keeps each value that a value_count may ask for");
 
 bool is_temporal(Correlation::Kind kind) { return kind == Correlation::Kind::kTemporal || kind == Correlation::Kind::kTemporalOrdered; }
 
@@ -123,6 +124,11 @@ util::Error wrong(const Correlation& c, std::string_view why) {
 }
 
 }  // namespace
+
+std::optional<std::string> value_in(const GroupValues& group, std::string_view name) {
+  const auto known = std::ranges::find(group, name, &GroupValues::value_type::first);
+  return known == group.end() ? std::nullopt : std::optional(known->second);
+}
 
 bool fires_late(const Correlation& correlation) {
   std::vector<bool> asserted(correlation.rules.size(), false);
@@ -669,11 +675,7 @@ std::optional<Fired> Correlator::note_rate(const Key& key, const Contribution& f
 void Correlator::fire(Fired one, const Contribution& from, std::vector<Fired>& fired, int depth) {
   const std::uint32_t self = rules_ + one.correlation;
   if (!uses_[self].empty()) {
-    const auto of_group = [&one](std::string_view name) -> std::optional<std::string> {
-      const auto known = std::ranges::find(one.group, name, &GroupValues::value_type::first);
-      return known == one.group.end() ? std::nullopt : std::optional(known->second);
-    };
-    note_at(self, {one.last_ns, from.seq, from.cpu, self}, of_group, fired, depth + 1);
+    note_at(self, {one.last_ns, from.seq, from.cpu, self}, [&one](std::string_view name) { return value_in(one.group, name); }, fired, depth + 1);
   }
   fired.push_back(std::move(one));
 }

@@ -38,6 +38,8 @@ struct Contribution {
 };
 
 using GroupValues = std::vector<std::pair<std::string, std::string>>;  // field or alias, value
+// none: the group has no such field.
+std::optional<std::string> value_in(const GroupValues& group, std::string_view name);
 
 struct Fired {
   std::uint32_t correlation = 0;

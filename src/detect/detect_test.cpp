@@ -174,23 +174,14 @@ TEST(Condition, BindsAsTheSpecificationSays) {
   for (const char* name : {"a", "b", "c", "sel_1", "sel_2", "_hidden"}) {
     parts.push_back({name, {Expression::Kind::kAtom, static_cast<std::uint32_t>(parts.size()), {}}, false});
   }
-  const auto value = [&](std::string_view text, std::set<std::uint32_t> held) {
+  const auto value = [&](std::string_view text, const std::set<std::uint32_t>& held) {
     const auto parsed_text = parse_condition(text, parts);
     EXPECT_TRUE(parsed_text) << (parsed_text ? "" : parsed_text.error().why);
-    const std::function<bool(const Expression&)> eval = [&](const Expression& e) -> bool {
-      std::uint32_t n = 0;
-      for (const Expression& child : e.children) {
-        n += eval(child) ? 1 : 0;
-      }
-      switch (e.kind) {
-        case Expression::Kind::kAtom: return held.contains(e.number);
-        case Expression::Kind::kNot: return n == 0;
-        case Expression::Kind::kAnd: return n == e.children.size();
-        case Expression::Kind::kOr: return n > 0;
-        default: return n >= e.number;
-      }
-    };
-    return parsed_text && eval(*parsed_text);
+    std::vector<bool> atoms(parts.size(), false);
+    for (const std::uint32_t one : held) {
+      atoms[one] = true;
+    }
+    return parsed_text && is_true(*parsed_text, atoms);
   };
   EXPECT_TRUE(value("a or b and c", {0}));
   EXPECT_FALSE(value("(a or b) and c", {0}));

@@ -55,7 +55,7 @@ std::optional<std::string> field_text(const event::Operation& operation, std::st
   return is_number(*key) ? std::to_string(values.number) : std::string(values.texts[0]);
 }
 
-std::string fill_message(std::string_view message, const std::function<std::optional<std::string>(std::string_view)>& field) {
+std::string fill_message(std::string_view message, const Correlator::Field& field) {
   std::string out;
   for (std::size_t at = 0; at < message.size();) {
     const std::size_t begin = message.find('%', at);
@@ -223,7 +223,7 @@ void Detector::close(const Window& window, std::vector<event::Alert>& alerts) co
   alert.message = fmt::format("{} more alerts of this rule were held back by its throttle", window.held_back);
 }
 
-bool Detector::passes(std::uint32_t node, std::uint64_t now, const FieldText& field, std::vector<event::Alert>& alerts) {
+bool Detector::passes(std::uint32_t node, std::uint64_t now, const Correlator::Field& field, std::vector<event::Alert>& alerts) {
   const Throttle* throttle = throttle_of(node);
   if (throttle == nullptr) {
     return true;
@@ -299,12 +299,9 @@ void Detector::tell(const Fired& fired, const event::Operation* last, std::vecto
     ++count.taken;
     return;
   }
-  const FieldText field = [&](std::string_view name) -> std::optional<std::string> {
-    const auto known = std::ranges::find(fired.group, name, &GroupValues::value_type::first);
-    if (known != fired.group.end()) {
-      return known->second;
-    }
-    return last != nullptr ? field_text(*last, name, Dialect::kSigma) : std::nullopt;
+  const Correlator::Field field = [&](std::string_view name) {
+    auto value = value_in(fired.group, name);
+    return value || last == nullptr ? value : field_text(*last, name, Dialect::kSigma);
   };
   if (last != nullptr) {
     respond(node, *last);

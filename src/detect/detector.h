@@ -108,9 +108,7 @@ class Detector {
   };
 
   Detector(std::vector<Rule> rules, std::vector<Filter> filters, Correlator correlator, const Config& config);
-  // What a field says, by its name; none: it is not there.
-  using FieldText = std::function<std::optional<std::string>(std::string_view)>;
-  bool passes(std::uint32_t node, std::uint64_t now_ns, const FieldText& field, std::vector<event::Alert>& alerts);
+  bool passes(std::uint32_t node, std::uint64_t now_ns, const Correlator::Field& field, std::vector<event::Alert>& alerts);
   void close(const Window& window, std::vector<event::Alert>& alerts) const;
   [[nodiscard]] AllNeeds find_needs() const;
   void decide_late(std::uint64_t now_ns, std::vector<event::Alert>& alerts);
@@ -137,7 +135,7 @@ class Detector {
 };
 
 // %Field% filled in; what is absent reads as a dash.
-std::string fill_message(std::string_view message, const std::function<std::optional<std::string>(std::string_view)>& field);
+std::string fill_message(std::string_view message, const Correlator::Field& field);
 // The text of a field, by any name that rules know; none: the event has no such field.
 std::optional<std::string> field_text(const event::Operation& operation, std::string_view name, Dialect dialect);
 

@@ -38,6 +38,14 @@ std::uint64_t operations_with_record(std::string type) {
   return type == "path" ? ~kNoPath : type == "syscall" || type == "cwd" || type == "proctitle" ? ~std::uint64_t{0} : 0;
 }
 
+// Those that one record or call alone, which the test names, stands for; else all.
+std::uint64_t operations_of(const Atom& atom) {
+  if (atom.test == Test::kWhole && atom.field.field == Field::kRecordTypes) {
+    return operations_with_record(atom.text);
+  }
+  return atom.test == Test::kWhole && atom.field.field == Field::kCall ? operations_of_call(atom.text) : ~std::uint64_t{0};
+}
+
 // Whether the condition can hold of such an operation, whatever else is true.
 class Possible {
  public:
@@ -68,13 +76,7 @@ class Possible {
     if (atom.field.field == Field::kOperation) {
       return atom.text == event::operation_name(operation_) ? Truth::kTrue : Truth::kFalse;
     }
-    if (atom.field.field == Field::kRecordTypes) {
-      return (operations_with_record(atom.text) >> operation_ & 1) != 0 ? Truth::kUnknown : Truth::kFalse;
-    }
-    if (atom.field.field == Field::kCall) {
-      return (operations_of_call(atom.text) >> operation_ & 1) != 0 ? Truth::kUnknown : Truth::kFalse;
-    }
-    return Truth::kUnknown;
+    return (operations_of(atom) >> operation_ & 1) != 0 ? Truth::kUnknown : Truth::kFalse;
   }
 
   const Rule& rule_;
@@ -218,7 +220,7 @@ bool is_asked_for(const Rule& rule, unsigned operation) {
   constexpr std::uint64_t kMany = event::kAccesses | event::operation_bit(VG_OP_MMAP);
   return (kMany >> operation & 1) == 0 || std::ranges::any_of(rule.atoms, [&](const Atom& atom) {
            return atom.test == Test::kWhole && ((atom.field.field == Field::kOperation && atom.text == event::operation_name(operation)) ||
-                                                (atom.field.field == Field::kCall && (operations_of_call(atom.text) >> operation & 1) != 0));
+                                                (atom.field.field == Field::kCall && (operations_of(atom) >> operation & 1) != 0));
          });
 }
 
@@ -228,13 +230,11 @@ std::string never_there(const Atom& atom) {
   if (is_never_known(atom.field)) {
     return "nothing here tells it";
   }
-  if (atom.test == Test::kWhole && atom.field.field == Field::kRecordTypes && operations_with_record(atom.text) == 0) {
-    return "of auditd's records the events here stand for SYSCALL, EXECVE, PATH, CWD, SOCKADDR and PROCTITLE";
+  if (operations_of(atom) != 0) {
+    return "";
   }
-  if (atom.test == Test::kWhole && atom.field.field == Field::kCall && operations_of_call(atom.text) == 0) {
-    return "no call of this name is followed (docs/event-format.md has those that are)";
-  }
-  return "";
+  return atom.field.field == Field::kCall ? "no call of this name is followed (docs/event-format.md has those that are)"
+                                          : "of auditd's records the events here stand for SYSCALL, EXECVE, PATH, CWD, SOCKADDR and PROCTITLE";
 }
 
 Needs needs_of(const Rule& rule, const Blindness& blindness) {

@@ -153,6 +153,7 @@ struct Correlation {
   bool generates = false;           // alerts of the rules that it refers to are told too
 };
 std::string_view kind_name(Correlation::Kind kind);
+inline constexpr std::size_t kMostValues = 1000;  // that a value_count may ask for
 
 // Everything that was read.
 struct RuleSet {

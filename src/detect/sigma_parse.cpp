@@ -32,8 +32,7 @@ constexpr std::size_t kMaxPadding = 200u << 20;  // empty lines before all docum
 constexpr std::array<std::string_view, 5> kSeverities{"info", "low", "medium", "high", "critical"};
 constexpr std::array<std::string_view, 8> kKinds{"event_count", "value_count", "temporal",         "temporal_ordered",
                                                  "value_sum",   "value_avg",   "value_percentile", "value_median"};
-constexpr double kMostValues = 1000;  // that a value_count may ask for; a group keeps each
-constexpr double kMostEvents = 1e9;   // that an event_count may ask for
+constexpr double kMostEvents = 1e9;  // that an event_count may ask for
 
 // YAML below a document is read to this depth: identifier, list, map, list of values.
 struct Place {
@@ -338,6 +337,16 @@ class Reader {
     return std::move(*parsed);
   }
 
+  static std::vector<std::string> unused_of(const std::vector<Part>& parts) {
+    std::vector<std::string> names;
+    for (const Part& part : parts) {
+      if (!part.used) {
+        names.push_back(part.name);
+      }
+    }
+    return names;
+  }
+
   std::vector<Rule> rules(const YAML::Node& root) const {
     Rule rule;
     rule.head = head(root);
@@ -365,11 +374,7 @@ class Reader {
       any.push_back(condition(one, all));
     }
     rule.condition = joined(Expression::Kind::kOr, std::move(any));
-    for (const Part& part : all) {
-      if (!part.used) {
-        rule.unused.push_back(part.name);
-      }
-    }
+    rule.unused = unused_of(all);
     std::vector<Rule> one;
     one.push_back(std::move(rule));
     return one;
@@ -505,11 +510,7 @@ class Reader {
     if (is_true(*c.condition, std::vector<bool>(c.rules.size(), false))) {
       refuse(node, "the condition is true where nothing has happened; name a rule that must have matched, such as 'a and not b'");
     }
-    for (const Part& place : places) {
-      if (!place.used) {
-        c.unused.push_back(place.name);
-      }
-    }
+    c.unused = unused_of(places);
   }
 
   // Refuses bounds that no number is within. `most`: what is counted at most; infinite where the number need not be whole.
@@ -582,7 +583,7 @@ class Reader {
     }
     possible(conditions ? conditions : node, c,
              temporal                                   ? static_cast<double>(c.rules.size())
-             : c.kind == Correlation::Kind::kValueCount ? kMostValues
+             : c.kind == Correlation::Kind::kValueCount ? static_cast<double>(kMostValues)
              : c.kind == Correlation::Kind::kEventCount ? kMostEvents
                                                         : HUGE_VAL);
   }
