@@ -2543,8 +2543,7 @@ def once_test_detection_is_changed_while_it_runs(d):
 
 
 def once_test_reloads_beside_detection_name_every_event(d):
-    """What the policy before recorded and nobody had read is told by the rules that hold now, whatever else detection has watched; and who makes events as fast
-    as they are read does not keep a reload waiting."""
+    """What the policy before recorded and nobody had read is told by the rules that hold now, whatever else detection has watched."""
     touch(f"{d}/a")
     os.makedirs(f"{d}/rules")
     write_file(f"{d}/rules/rules.yml", sigma("elsewhere", "file_access", f"TargetFilename|startswith: {d}/z"))
@@ -2568,6 +2567,37 @@ def once_test_reloads_beside_detection_name_every_event(d):
     names = collections.Counter(e["policy"] for e in t.events() if e.get("path") == f"{d}/a" and e["pid"] == child.pid)
     lost = t.counts("open")["lost"]  # what this test's own reader did not take in time
     check(names["even"] > 0 and names["odd"] > 0 and names["even"] + names["odd"] >= opens - lost, (names, opens, lost))
+    account_holds(t)
+
+
+def once_test_reloads_beside_a_flood_come_to_an_end(d):
+    """Who makes events faster than they are read, here because the agent has to share its CPU with others, does not keep a reload waiting."""
+    if len(os.sched_getaffinity(0)) < 2:
+        raise Skipped("needs two CPUs")
+    touch(f"{d}/a")
+    # All shipped rules: events are read while what these watch is compiled.
+    t = governed(d, f"  - {{ name: any, paths: {d}/a, operations: open }}\n", "--rules", RULES)
+    agents, openers = ({cpu} for cpu in sorted(os.sched_getaffinity(0))[:2])
+    os.sched_setaffinity(t.process.pid, agents)
+    begin = f"import os\nos.sched_setaffinity(0, %s)\nprint('on', flush=True)\nwhile not os.path.exists('{d}/end'):\n    for i in range(1000):\n        "
+    others = [subprocess.Popen([sys.executable, "-c", begin % cpus + does], stdout=subprocess.PIPE)
+              for cpus, does in [(openers, f"os.close(os.open('{d}/a', 0))")] + 4 * [(agents, "sum(range(1000))")]]
+    try:
+        for other in others:
+            other.stdout.readline()
+        time.sleep(0.5)
+        slowest = 0
+        for _ in range(3):
+            begins = time.monotonic()
+            check(ask(d, b'{"command":"reload"}')["ok"], "not reloaded")
+            slowest = max(slowest, time.monotonic() - begins)
+        print(f"    slowest reload {slowest * 1000:.0f} ms")
+    finally:
+        touch(f"{d}/end")
+        for other in others:
+            other.communicate()
+    t.stop()
+    check(t.counts("open")["lost"] > 0, f"no flood: {t.counts('open')}")
     account_holds(t)
 
 
