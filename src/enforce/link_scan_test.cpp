@@ -520,8 +520,8 @@ TEST_F(LinkScan, ManyUnreadPathsAreCounted) {
                    {"/b", EIO, "Input/output error"},
                    {"/c", EIO, "Input/output error"}};
   report.unread_total = 12;
-  EXPECT_THAT(describe(report), ElementsAre(HasSubstr("/a\\n for"), HasSubstr("/b"), HasSubstr("/c"),
-                                            "the same is true of 9 more paths"));
+  EXPECT_THAT(describe(report), ElementsAre(HasSubstr("/a\\n for"), HasSubstr("/b"),
+                                            HasSubstr("/c"), "the same is true of 9 more paths"));
 }
 
 TEST_F(LinkScan, WhatIsLinkedIsCountedByFile) {
