@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -18,6 +19,7 @@
 
 #include "cli/commands.h"
 #include "enforce/enforcer.h"
+#include "enforce/link_scan.h"
 #include "event/names.h"
 #include "output/escape.h"
 #include "output/recorded.h"
@@ -86,12 +88,34 @@ const policy::Rule* decide(const Loaded& loaded, event::Operation& operation) {
 
 policy::Action verdict_of(const policy::Rule* deciding) { return deciding == nullptr ? policy::Action::kAudit : deciding->action; }
 
+// Which protected files have other hard links now, and where that could not be found out.
+std::vector<std::string> review_links(const Loaded& loaded) {
+  std::vector<std::string> notes;
+  if (!policy::enforces(loaded.policy)) {
+    return notes;
+  }
+  constexpr auto kTime = std::chrono::seconds(10);
+  const policy::Automaton& automaton = loaded.enforcement.automaton;
+  enforce::LinkedFiles linked;
+  const auto collect = [&](const enforce::Found& found) {
+    if (automaton.match(automaton.head.path_start, found.path) != 0) {
+      linked.add(found);
+    }
+  };
+  const auto report = enforce::scan(enforce::scan_starts(loaded.policy, {}), collect, {.deadline = std::chrono::steady_clock::now() + kTime});
+  enforce::add_notes(linked, report, notes);
+  return notes;
+}
+
 util::Result<int> check(const PolicyText& text) {
   auto loaded = load(text.file, true);
   if (!loaded) {
     return util::pass_on(loaded.error());
   }
   for (const std::string& note : policy::review(loaded->policy, loaded->compiled)) {
+    fmt::print(stderr, "note: {}\n", note);
+  }
+  for (const std::string& note : review_links(*loaded)) {
     fmt::print(stderr, "note: {}\n", note);
   }
   const policy::Automaton& automaton = loaded->compiled.automaton;

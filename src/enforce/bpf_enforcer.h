@@ -76,6 +76,7 @@ class BpfEnforcer final : public Enforcer {
 
   // bpf_objects.cpp
   std::optional<vg_look> look(const std::string& path);
+  std::optional<vg_look> look(int fd);
   void find_homes();
   void find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version);
   [[nodiscard]] bool mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set);

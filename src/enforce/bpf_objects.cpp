@@ -12,7 +12,7 @@
 #include <fmt/format.h>
 
 #include "enforce/bpf_enforcer.h"
-#include "enforce/names.h"
+#include "enforce/link_scan.h"
 #include "util/mountinfo.h"
 
 namespace vfsguard::enforce {
@@ -27,11 +27,12 @@ constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3",
 // What the kernel knows the path's object as. Never follows a link, opens nothing for reading.
 std::optional<vg_look> BpfEnforcer::look(const std::string& path) {
   const util::UniqueFd fd(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd) {
-    return std::nullopt;
-  }
+  return fd ? look(fd.get()) : std::nullopt;
+}
+
+std::optional<vg_look> BpfEnforcer::look(int fd) {
   vg_look context{};
-  context.fd = fd.get();
+  context.fd = fd;
   LIBBPF_OPTS(bpf_test_run_opts, run);
   run.ctx_in = &context;  // and out again, by the same address
   run.ctx_size_in = sizeof context;
@@ -110,15 +111,17 @@ void BpfEnforcer::carry_marks(const policy::Enforcement& tables, const std::vect
 // Protected files that have several names: the others protect them too.
 void BpfEnforcer::find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version) {
   bool full = false;
-  const bool all = for_each_linked_file(policy, globs_, [&](const std::string& path, const struct stat&) {
-    if (const std::uint32_t set = tables.automaton.match(tables.automaton.head.path_start, path); set != 0) {
-      const auto seen = look(path);
-      full = full || (seen && !mark(seen->object, for_version, set));
+  LinkedFiles linked;
+  const policy::Automaton& automaton = tables.automaton;
+  const auto tag = [&](const Found& found) {
+    if (const std::uint32_t set = automaton.match(automaton.head.path_start, found.path); set != 0) {
+      const auto seen = look(found.fd);
+      const bool tagged = seen && mark(seen->object, for_version, set);
+      full = full || !tagged;
+      linked.add(found);
     }
-  });
-  if (!all) {
-    notes_.push_back(not_all_looked_at());
-  }
+  };
+  add_notes(linked, scan(scan_starts(policy, globs_), tag, {.deadline = scan_deadline(links_.empty())}), notes_);
   if (full) {
     notes_.push_back("more protected files with several names than there is room for; of some only the protected names hold");
   }

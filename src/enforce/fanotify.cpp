@@ -21,7 +21,7 @@
 
 #include "enforce.skel.h"
 #include "enforce/hooks.h"
-#include "enforce/names.h"
+#include "enforce/link_scan.h"
 #include "enrich/caller.h"
 #include "policy/trial.h"
 #include "util/mountinfo.h"
@@ -132,14 +132,14 @@ util::Result<void> FanotifyEnforcer::take(const policy::Policy& policy, const po
   version->stopped = std::vector<std::atomic<std::uint64_t>>(policy.rules.size());
   version->kill_failed = std::vector<std::atomic<std::uint64_t>>(policy.rules.size());
   const policy::Automaton& automaton = compiled.automaton;
-  const bool all = for_each_linked_file(policy, {}, [&](const std::string& path, const struct stat& status) {
-    if (automaton.match(automaton.head.path_start, path) != 0) {
-      version->linked.emplace(Object{status.st_dev, status.st_ino}, path);
+  LinkedFiles linked;
+  const auto collect = [&](const Found& found) {
+    if (automaton.match(automaton.head.path_start, found.path) != 0) {
+      version->linked.emplace(Object{found.dev, found.ino}, found.path);
+      linked.add(found);
     }
-  });
-  if (!all) {
-    notes_.push_back(not_all_looked_at());
-  }
+  };
+  add_notes(linked, scan(scan_starts(policy, {}), collect, {.deadline = scan_deadline(!thread_.joinable())}), notes_);
   std::vector<std::uint32_t> untried;
   states_.assign(policy.rules.size(), {});
   for (const policy::Trial& trial : policy::make_trials(policy, compiled, kStopped, untried)) {

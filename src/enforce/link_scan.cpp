@@ -14,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <optional>
@@ -900,6 +901,16 @@ std::vector<std::string> LinkedFiles::describe() const {
                                                      n > start.paths.size() ? ", ..." : "")));
   }
   return notes;
+}
+
+std::chrono::steady_clock::time_point scan_deadline(bool at_start) {
+  return std::chrono::steady_clock::now() + std::chrono::seconds(at_start ? 60 : 15);
+}
+
+void add_notes(const LinkedFiles& linked, const ScanReport& report,
+               std::vector<std::string>& notes) {
+  std::ranges::copy(linked.describe(), std::back_inserter(notes));
+  std::ranges::copy(describe(report), std::back_inserter(notes));
 }
 
 }  // namespace vfsguard::enforce

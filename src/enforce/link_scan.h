@@ -113,4 +113,10 @@ class LinkedFiles {
   std::map<std::string, Start, std::less<>> starts_;
 };
 
+// For those who start to enforce. A start may take about a minute before systemd ends it, a reload
+// less than the watchdog's 30 s, since nothing else is done meanwhile.
+std::chrono::steady_clock::time_point scan_deadline(bool at_start);
+void add_notes(const LinkedFiles& linked, const ScanReport& report,
+               std::vector<std::string>& notes);
+
 }  // namespace vfsguard::enforce
