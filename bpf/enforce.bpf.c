@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Enforcement. An object of its own, beside the one that records: it stands whatever mechanism records, and whether anybody reads the events.
- * One decision (lib/judge.bpf.h), carried out by what the kernel has:
+ * One decision (lib/decision.bpf.h), carried out by what the kernel has:
  *
  *   lsm/NAME         BPF LSM: what the policy forbids gets its errno from the hook that the kernel asks just before it acts. The kernel never skips
  *                    LSM programs for recursion (bpf_prog_check_recur), and asks for every way in: both ABIs, io_uring, descriptors that were
@@ -13,9 +13,8 @@
  *                    live to use what it got; what it changed is changed
  *   enforce_return   signal without kprobes: at the return, for what a call gets: opens, executions, reads, writes and maps of descriptors
  */
-#include "lib/ask.bpf.h"
+#include "lib/ask_ioctl.bpf.h"
 #include "lib/calls.bpf.h"
-#include "lib/ioctl.bpf.h"
 #include "lib/lexical.bpf.h"
 
 const volatile __u32 attributes_come_second = 0; /* inode_setattr(idmap, dentry, attr), since 6.9 */
@@ -35,11 +34,11 @@ int BPF_PROG(enforce_file_permission, __u64 file, __u64 mask)
 	return ask_file(access_operations(mask), file);
 }
 
-/* A descriptor arrives in a message. */
+/* A descriptor arrives in a message: who gets it did not ask for it. */
 SEC("lsm/file_receive")
 int BPF_PROG(enforce_file_receive, __u64 file)
 {
-	return ask_file(DO(OPEN), file);
+	return ask_descriptor(DO(OPEN), file, true);
 }
 
 SEC("lsm/mmap_file")
@@ -63,13 +62,13 @@ int BPF_PROG(enforce_file_mprotect, __u64 map, __u64 requested, __u64 protection
 SEC("lsm/file_ioctl")
 int BPF_PROG(enforce_file_ioctl, __u64 file, __u64 request)
 {
-	return is_followed_ioctl(request) ? ask_file(DO(IOCTL), file) : 0;
+	return ask_ioctl(file, request);
 }
 
 SEC("lsm/file_ioctl_compat")
 int BPF_PROG(enforce_file_ioctl_compat, __u64 file, __u64 request)
 {
-	return is_followed_ioctl(request) ? ask_file(DO(IOCTL), file) : 0;
+	return ask_ioctl(file, request);
 }
 
 SEC("lsm/path_unlink")
@@ -82,7 +81,7 @@ int BPF_PROG(enforce_path_unlink, __u64 dir, __u64 dentry)
 SEC("lsm/path_rmdir")
 int BPF_PROG(enforce_path_rmdir, __u64 dir, __u64 dentry)
 {
-	forget_free();
+	forget_unprotected();
 	return ask_child(DO(RMDIR), dir, dentry);
 }
 
@@ -108,14 +107,15 @@ int BPF_PROG(enforce_path_symlink, __u64 dir, __u64 dentry)
 SEC("lsm/path_link")
 int BPF_PROG(enforce_path_link, __u64 old, __u64 dir, __u64 dentry)
 {
-	forget_free();
-	return ask_naming(DO(LINK), old, dentry, (__u64)FIELD(struct path, dir, mnt), false, false);
+	forget_unprotected();
+	return ask_naming(DO(LINK), old, dentry, (__u64)FIELD(struct path, dir, mnt), NAMING_LINK);
 }
 
 SEC("lsm/path_rename")
 int BPF_PROG(enforce_path_rename, __u64 old_dir, __u64 old, __u64 dir, __u64 dentry, __u64 flags)
 {
-	return ask_naming(DO(RENAME), old, dentry, (__u64)FIELD(struct path, dir, mnt), true, flags & RENAME_EXCHANGE);
+	return ask_naming(DO(RENAME), old, dentry, (__u64)FIELD(struct path, dir, mnt),
+			  flags & RENAME_EXCHANGE ? NAMING_EXCHANGE : NAMING_RENAME);
 }
 
 SEC("lsm/path_truncate")
@@ -145,18 +145,90 @@ int BPF_PROG(enforce_path_chown, __u64 path)
 SEC("lsm/inode_setattr")
 int BPF_PROG(enforce_inode_setattr, __u64 first, __u64 second, __u64 third)
 {
-	__u64 dentry, attributes;
-	__u32 valid;
+	__u64 dentry, attributes, operations;
 
 	barrier_var(first); /* all loaded: a chosen offset into ctx is not allowed */
 	barrier_var(second);
 	barrier_var(third);
 	dentry = attributes_come_second ? second : first;
 	attributes = attributes_come_second ? third : second;
-	valid = FIELD(struct iattr, attributes, ia_valid);
-	if (!(valid & (ATTR_ATIME | ATTR_MTIME | ATTR_ATIME_SET | ATTR_MTIME_SET)))
+	operations = attribute_operations(FIELD(struct iattr, attributes, ia_valid));
+	return operations ? ask_dentry(operations, dentry) : 0;
+}
+
+/*
+ * What an overlay does to its layers, and a file server to what it serves, comes by no path: the
+ * object is the one below, and it is asked about with the credentials of who mounted it.
+ */
+SEC("lsm/inode_create")
+int BPF_PROG(enforce_inode_create, __u64 dir, __u64 dentry)
+{
+	return acts_for_another() ? ask_dentry(DO(CREATE), dentry) : 0;
+}
+
+SEC("lsm/inode_mknod")
+int BPF_PROG(enforce_inode_mknod, __u64 dir, __u64 dentry, __u64 mode)
+{
+	return acts_for_another() ? ask_dentry(node_operations(mode), dentry) : 0;
+}
+
+SEC("lsm/inode_mkdir")
+int BPF_PROG(enforce_inode_mkdir, __u64 dir, __u64 dentry)
+{
+	return acts_for_another() ? ask_dentry(DO(MKDIR), dentry) : 0;
+}
+
+SEC("lsm/inode_symlink")
+int BPF_PROG(enforce_inode_symlink, __u64 dir, __u64 dentry)
+{
+	return acts_for_another() ? ask_dentry(DO(SYMLINK), dentry) : 0;
+}
+
+SEC("lsm/inode_unlink")
+int BPF_PROG(enforce_inode_unlink, __u64 dir, __u64 dentry)
+{
+	if (!acts_for_another())
 		return 0;
-	return ask_dentry(DO(UTIMES), dentry);
+	forget_name(dentry);
+	return ask_dentry(DO(UNLINK), dentry);
+}
+
+SEC("lsm/inode_rmdir")
+int BPF_PROG(enforce_inode_rmdir, __u64 dir, __u64 dentry)
+{
+	if (!acts_for_another())
+		return 0;
+	forget_unprotected();
+	return ask_dentry(DO(RMDIR), dentry);
+}
+
+SEC("lsm/inode_link")
+int BPF_PROG(enforce_inode_link, __u64 old, __u64 dir, __u64 dentry)
+{
+	if (!acts_for_another())
+		return 0;
+	forget_unprotected();
+	return ask_naming(DO(LINK), old, dentry, 0, NAMING_LINK);
+}
+
+/* Of an exchange it is called for each of the two. */
+SEC("lsm/inode_rename")
+int BPF_PROG(enforce_inode_rename, __u64 old_dir, __u64 old, __u64 dir, __u64 dentry)
+{
+	return acts_for_another() ? ask_naming(DO(RENAME), old, dentry, 0, NAMING_RENAME) : 0;
+}
+
+/* Its number may be another file's now. */
+SEC("lsm/inode_free_security")
+int BPF_PROG(enforce_inode_free_security, __u64 inode)
+{
+	struct vg_inode_key key = {};
+
+	if (!inodes_protected || FIELD(struct inode, inode, i_nlink))
+		return 0;
+	read_key(&key, inode);
+	bpf_map_delete_elem(&protected_inodes, &key);
+	return 0;
 }
 
 SEC("lsm/inode_setxattr")
@@ -215,6 +287,25 @@ int BPF_PROG(enforce_path_chroot, __u64 path)
 	return ask_path(DO(CHROOT), path);
 }
 
+static __always_inline __u64 operations_at(__u32 where, __u64 mode)
+{
+	switch (where) {
+	case VG_AT_INODE_CREATE:
+		return DO(CREATE);
+	case VG_AT_INODE_MKDIR:
+		return DO(MKDIR);
+	case VG_AT_INODE_SYMLINK:
+		return DO(SYMLINK);
+	case VG_AT_INODE_MKNOD:
+		return node_operations(mode);
+	case VG_AT_INODE_UNLINK:
+		return DO(UNLINK);
+	case VG_AT_INODE_RMDIR:
+		return DO(RMDIR);
+	}
+	return 0;
+}
+
 /* The functions' arguments: include/linux/security.h. What is asked is what the hooks above ask. */
 SEC("kprobe.multi")
 int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
@@ -232,10 +323,6 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		file = a;
 		operations = access_operations(b);
 		break;
-	case VG_AT_FILE_RECEIVE: /* file */
-		file = a;
-		operations = DO(OPEN);
-		break;
 	case VG_AT_MMAP_FILE: /* file, protection, flags */
 		file = a;
 		operations = map_operations(b, c & MAP_SHARED);
@@ -245,9 +332,8 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		operations = map_operations(c, FIELD(struct vm_area_struct, a, vm_flags) & VM_MAYSHARE);
 		break;
 	case VG_AT_FILE_IOCTL: /* file, request */
-		file = is_followed_ioctl(b) ? a : 0;
-		operations = DO(IOCTL);
-		break;
+		ask_ioctl(a, b);
+		return 0;
 	case VG_AT_FILE_TRUNCATE: /* file */
 		file = a;
 		operations = DO(TRUNCATE);
@@ -259,7 +345,7 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		mnt = (__u64)FIELD(struct path, a, mnt);
 		break;
 	case VG_AT_PATH_RMDIR: /* dir, dentry */
-		forget_free();
+		forget_unprotected();
 		operations = DO(RMDIR);
 		dentry = b;
 		mnt = (__u64)FIELD(struct path, a, mnt);
@@ -280,11 +366,12 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		mnt = (__u64)FIELD(struct path, a, mnt);
 		break;
 	case VG_AT_PATH_LINK: /* old, dir, dentry */
-		forget_free();
-		ask_naming(DO(LINK), a, c, (__u64)FIELD(struct path, b, mnt), false, false);
+		forget_unprotected();
+		ask_naming(DO(LINK), a, c, (__u64)FIELD(struct path, b, mnt), NAMING_LINK);
 		return 0;
 	case VG_AT_PATH_RENAME: /* old dir, old, dir, dentry, flags */
-		ask_naming(DO(RENAME), b, d, (__u64)FIELD(struct path, c, mnt), true, e & RENAME_EXCHANGE);
+		ask_naming(DO(RENAME), b, d, (__u64)FIELD(struct path, c, mnt),
+			   e & RENAME_EXCHANGE ? NAMING_EXCHANGE : NAMING_RENAME);
 		return 0;
 	case VG_AT_PATH_TRUNCATE: /* path */
 		operations = DO(TRUNCATE);
@@ -299,10 +386,31 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		path = a;
 		break;
 	case VG_AT_INODE_SETATTR: /* idmap, dentry, attributes */
-		if (FIELD(struct iattr, c, ia_valid) & (ATTR_ATIME | ATTR_MTIME | ATTR_ATIME_SET | ATTR_MTIME_SET))
-			dentry = b;
-		operations = DO(UTIMES);
+		dentry = b;
+		operations = attribute_operations(FIELD(struct iattr, c, ia_valid));
 		break;
+	case VG_AT_INODE_CREATE: /* dir, dentry */
+	case VG_AT_INODE_MKDIR:
+	case VG_AT_INODE_SYMLINK:
+	case VG_AT_INODE_MKNOD: /* dir, dentry, mode */
+	case VG_AT_INODE_UNLINK:
+	case VG_AT_INODE_RMDIR:
+		if (!acts_for_another())
+			return 0;
+		forget_unprotected();
+		dentry = b;
+		operations = operations_at(bpf_get_attach_cookie(ctx), c);
+		break;
+	case VG_AT_INODE_LINK: /* old, dir, dentry */
+		if (!acts_for_another())
+			return 0;
+		forget_unprotected();
+		ask_naming(DO(LINK), a, c, 0, NAMING_LINK);
+		return 0;
+	case VG_AT_INODE_RENAME: /* old dir, old, dir, dentry */
+		if (acts_for_another())
+			ask_naming(DO(RENAME), b, d, 0, NAMING_RENAME);
+		return 0;
 	case VG_AT_INODE_SETXATTR: /* idmap, dentry */
 		operations = DO(SETXATTR);
 		dentry = b;
@@ -337,10 +445,8 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 	}
 	if (file)
 		ask_file(operations, file);
-	else if (dentry && mnt)
+	else if (dentry && operations)
 		ask(operations, dentry, mnt);
-	else if (dentry)
-		ask_dentry(operations, dentry);
 	return 0;
 }
 
@@ -371,7 +477,7 @@ __noinline __u64 call_argument(__u64 regs, int compat, __u32 position)
 }
 
 /* What the descriptor stands for is what is asked about. False: nothing. No deeper calls: eight of them are all there may be. */
-__noinline int take_descriptor(struct deed *d, __u64 operations, int fd)
+__noinline int take_descriptor(struct decision *d, __u64 operations, int fd)
 {
 	__u64 file = file_of_fd(bpf_get_current_task_btf(), fd);
 
@@ -388,7 +494,7 @@ __noinline int take_descriptor(struct deed *d, __u64 operations, int fd)
  * AN_OBJECT: an empty name, which stands for the directory's descriptor.
  */
 #define AN_OBJECT 0x7fffffff
-__noinline int match_call(struct deed *d, __u64 name, int dirfd, int above)
+__noinline int match_call(struct decision *d, __u64 name, int dirfd, int above)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	const struct vg_tables *t = tables_for(d);
@@ -448,7 +554,7 @@ __noinline __u64 operations_of_call(__u64 regs, int compat, __u32 call)
 }
 
 /* By the positions of its arguments; a call that takes a name may be given a descriptor alone (utimensat). */
-static __always_inline void judge_name(struct deed *d, __u64 regs, int compat, __u32 path, __u32 dirfd, bool moves)
+static __always_inline void decide_name(struct decision *d, __u64 regs, int compat, __u32 path, __u32 dirfd, bool moves)
 {
 	int fd = dirfd ? (int)call_argument(regs, compat, dirfd) : AT_FDCWD, set;
 	__u64 name = path ? call_argument(regs, compat, path) : 0, operations = d->operations;
@@ -458,9 +564,10 @@ static __always_inline void judge_name(struct deed *d, __u64 regs, int compat, _
 	set = name ? match_call(d, name, fd, 0) : AN_OBJECT;
 	if (set == AN_OBJECT) {
 		if (take_descriptor(d, operations, fd))
-			judge(d);
+			decide(d);
 		return;
 	}
+	d->source = VG_MATCHED_PATH;
 	consider(d, set);
 	if (set || !moves)
 		return;
@@ -477,26 +584,26 @@ int BPF_KPROBE(enforce_call, __u64 regs)
 	__u32 call = VG_COOKIE_CALL_OF(cookie);
 	bool compat = VG_COOKIE_VIA_OF(cookie) == VG_VIA_COMPAT32;
 	const struct call_shape *shape = shape_of(call);
-	struct deed *d;
+	struct decision *d;
 	int answer;
 
 	operations = operations_of_call(regs, compat, call);
 	if (!concerns(operations))
 		return 0;
-	d = claim_deed();
+	d = claim_decision();
 	if (!d) {
 		bpf_override_return(ctx, -EACCES);
 		return 0;
 	}
-	begin_deed(d, operations, 0, 0);
+	begin_decision(d, operations, 0, 0);
 	d->by = VG_MECHANISM_OVERRIDE;
 	if (shape->fd && take_descriptor(d, operations, call_argument(regs, compat, shape->fd)))
-		judge(d);
+		decide(d);
 	if (shape->fd2 && take_descriptor(d, DO(WRITE) | DO(OPEN), call_argument(regs, compat, shape->fd2)))
-		judge(d);
+		decide(d);
 	d->operations = operations;
-	judge_name(d, regs, compat, shape->path, shape->dirfd, shape->operation == VG_OP_RENAME);
-	judge_name(d, regs, compat, shape->path2, shape->dirfd2, call == VG_CALL_RENAMEAT2 && call_argument(regs, compat, 5) & RENAME_EXCHANGE);
+	decide_name(d, regs, compat, shape->path, shape->dirfd, shape->operation == VG_OP_RENAME);
+	decide_name(d, regs, compat, shape->path2, shape->dirfd2, call == VG_CALL_RENAMEAT2 && call_argument(regs, compat, 5) & RENAME_EXCHANGE);
 	answer = answer_with(d, false);
 	if (answer)
 		bpf_override_return(ctx, answer);
@@ -550,15 +657,22 @@ int enforce_return(__u64 *ctx)
 }
 
 /* A parent that lives, as what forked. */
-static long parent_step(__u32 i, struct lining *l)
+static long parent_step(__u32 i, struct ancestry_reading *l)
 {
 	__u32 version = l->d->walk.version;
 
 	if (i >= VG_ANCESTORS_MAX - 1 || i >= l->d->above)
 		return 1;
-	l->lineage->above[i + 1].own.by[version & 1] = VG_MARK(version, l->d->ancestors[0][i]);
-	l->lineage->above[i + 1].ours.by[version & 1] = VG_MARK(version, l->d->ancestors[1][i]);
+	l->ancestry->above[i + 1].own.by[version & 1] = VG_VERSIONED_SET(version, l->d->ancestors[0][i]);
+	l->ancestry->above[i + 1].ours.by[version & 1] = VG_VERSIONED_SET(version, l->d->ancestors[1][i]);
 	return 0;
+}
+
+static __always_inline bool is_same_ancestor(const struct vg_ancestor_exe *a,
+					     const struct vg_ancestor_exe *b)
+{
+	return a->own.by[0] == b->own.by[0] && a->own.by[1] == b->own.by[1] &&
+	       a->ours.by[0] == b->ours.by[0] && a->ours.by[1] == b->ours.by[1];
 }
 
 /* The child's line: who forks it, and those that forked that one. As of now: what is executed later, or who it is given to, changes nothing. */
@@ -566,84 +680,113 @@ SEC("tp_btf/sched_process_fork")
 int BPF_PROG(note_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct task_struct *leader = parent->group_leader;
-	struct vg_lineage *from, *to;
+	struct vg_ancestry *from, *to;
+	struct vg_ancestor_exe fresh = {};
 	__u32 version, count = 1;
-	struct lining l = {};
-	struct deed *d;
+	struct ancestry_reading l = {};
+	struct decision *d;
 
-	if (parent->tgid == child->tgid || !leader)
+	if (!leader)
 		return 0;
-	to = bpf_task_storage_get(&lineages, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	d = to ? claim_deed() : NULL;
-	if (!d) {
-		COUNT(no_lineage);
+	from = bpf_task_storage_get(&ancestries, leader, 0, 0);
+	/* A thread has its process's: it may become the leader by an exec. */
+	if (parent->tgid == child->tgid) {
+		if (!from || !from->count)
+			return 0;
+		to = bpf_task_storage_get(&ancestries, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+		if (to)
+			__builtin_memcpy(to, from, sizeof(*to));
+		else
+			COUNT(no_ancestors);
 		return 0;
 	}
-	begin_deed(d, 0, 0, 0);
+	to = bpf_task_storage_get(&ancestries, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	d = to ? claim_decision() : NULL;
+	if (!d) {
+		COUNT(no_ancestors);
+		return 0;
+	}
+	begin_decision(d, 0, 0, 0);
 	version = d->walk.version;
 	learn_executable(d);
-	/* Another version's program may have been here before: then only this version's sets are missing. */
-	if (!to->count) {
-		from = bpf_task_storage_get(&lineages, leader, 0, 0);
-		if (from && from->count) {
-			__builtin_memcpy(&to->above[1], &from->above[0], sizeof(to->above[0]) * (VG_ANCESTORS_MAX - 1));
-			count = from->count + 1;
-		} else {
-			learn_parents(d);
-			l.d = d;
-			l.lineage = to;
-			bpf_loop(VG_ANCESTORS_MAX - 1, parent_step, &l, 0);
-			count = d->above + 1;
-		}
+	fresh.own.by[version & 1] = VG_VERSIONED_SET(version, d->exe[0]);
+	fresh.ours.by[version & 1] = VG_VERSIONED_SET(version, d->exe[1]);
+	/* Another version's program may have been here before: then only its sets are missing. */
+	if (to->count) {
+		to->above[0].own.by[version & 1] = fresh.own.by[version & 1];
+		to->above[0].ours.by[version & 1] = fresh.ours.by[version & 1];
+		release_decision(d);
+		return 0;
 	}
-	to->above[0].own.by[version & 1] = VG_MARK(version, d->exe[0]);
-	to->above[0].ours.by[version & 1] = VG_MARK(version, d->exe[1]);
-	if (!to->count)
-		to->count = count > VG_ANCESTORS_MAX ? VG_ANCESTORS_MAX : count;
-	release_deed(d);
+	if (from && from->count) {
+		to->cut = from->cut;
+		if (is_same_ancestor(&fresh, &from->above[0])) {
+			/* Conditions cannot tell the two apart. */
+			__builtin_memcpy(to, from, sizeof(*to));
+			release_decision(d);
+			return 0;
+		}
+		__builtin_memcpy(&to->above[1], &from->above[0],
+				 sizeof(to->above[0]) * (VG_ANCESTORS_MAX - 1));
+		count = from->count + 1;
+	} else {
+		learn_parents(d);
+		to->cut = d->above_cut || leader->start_boottime > forks_noted_since;
+		l.d = d;
+		l.ancestry = to;
+		bpf_loop(VG_ANCESTORS_MAX - 1, parent_step, &l, 0);
+		count = d->above + 1;
+	}
+	if (count > VG_ANCESTORS_MAX) {
+		count = VG_ANCESTORS_MAX;
+		to->cut = 1;
+	}
+	__builtin_memcpy(&to->above[0], &fresh, sizeof(fresh));
+	to->count = count;
+	release_decision(d);
 	return 0;
 }
 
-__u32 carried_to = 0; /* the version that `carry_lineages` is for: about to be in force */
+__u32 carried_to = 0; /* the version that `carry_ancestries` is for: about to be in force */
 
 struct carrying {
-	struct vg_lineage *lineage;
+	struct vg_ancestry *ancestry;
 	const struct vg_tables *last;
 	const struct vg_tables *next;
 };
 
-static __always_inline void carry_mark(const struct vg_tables *last, const struct vg_tables *next, __u32 version, struct vg_mark *mark)
+static __always_inline void carry_set(const struct vg_tables *last, const struct vg_tables *next, __u32 version, struct vg_versioned_set *mark)
 {
 	/* Of the version before the one in force: forked by a program that was running when that came. */
 	if (mark->by[~version & 1] >> 32 != version - 1)
-		mark->by[~version & 1] = VG_MARK(version - 1, exe_set_of(last, version - 1, mark));
-	mark->by[version & 1] = VG_MARK(version, exe_set_of(next, version, mark));
+		mark->by[~version & 1] = VG_VERSIONED_SET(version - 1, exe_set_of(last, version - 1, mark));
+	mark->by[version & 1] = VG_VERSIONED_SET(version, exe_set_of(next, version, mark));
 }
 
 static long carry_step(__u32 i, struct carrying *c)
 {
-	if (i >= VG_ANCESTORS_MAX || i >= c->lineage->count)
+	if (i >= VG_ANCESTORS_MAX || i >= c->ancestry->count)
 		return 1;
-	carry_mark(c->last, c->next, carried_to, &c->lineage->above[i].own);
-	carry_mark(c->last, c->next, carried_to, &c->lineage->above[i].ours);
+	carry_set(c->last, c->next, carried_to, &c->ancestry->above[i].own);
+	carry_set(c->last, c->next, carried_to, &c->ancestry->above[i].ours);
 	return 0;
 }
 
 /* Read by the agent before a version is in force: what executables were to the last one, they are to this one. */
 SEC("iter/task")
-int carry_lineages(struct bpf_iter__task *ctx)
+int carry_ancestries(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 	const struct vg_tables *last = tables_of(carried_to - 1), *next = tables_of(carried_to);
-	struct vg_lineage *lineage;
+	struct vg_ancestry *ancestry;
 	struct carrying c;
 
-	if (!task || !last || !next || task->pid != task->tgid)
+	if (!task || !last || !next || !task->tgid)
 		return 0;
-	lineage = bpf_task_storage_get(&lineages, task, 0, 0);
-	if (!lineage)
+	ancestry = bpf_task_storage_get(&ancestries, task, 0, 0);
+	if (!ancestry)
 		return 0;
-	c.lineage = lineage;
+	c.ancestry = ancestry;
 	c.last = last;
 	c.next = next;
 	bpf_loop(VG_ANCESTORS_MAX, carry_step, &c, 0);
@@ -665,26 +808,30 @@ int who_enforces(void *ctx)
 SEC("syscall")
 int look(struct vg_look *look)
 {
-	__u64 file = file_of_fd(bpf_get_current_task_btf(), look->fd), mnt, dentry;
+	__u64 file = file_of_fd(bpf_get_current_task_btf(), look->fd), mnt, dentry, inode, root;
 
 	if (!file)
 		return 1;
 	mnt = file_mount_of(file);
 	dentry = file_dentry_of(file);
-	look->mnt = mnt;
 	look->mnt_id = FIELD(struct mount, mount_of(mnt), mnt_id);
-	look->inode = (__u64)FIELD(struct dentry, dentry, d_inode);
-	read_label(&look->object, look->inode);
+	inode = (__u64)FIELD(struct dentry, dentry, d_inode);
+	look->inode = inode;
+	read_key(&look->object, inode);
+	root = (__u64)FIELD(struct vfsmount, mnt, mnt_root);
+	inode = (__u64)FIELD(struct dentry, root, d_inode);
+	look->mount.root_ino = FIELD(struct inode, inode, i_ino);
+	look->mount.dev = look->object.dev;
 	return 0;
 }
 
-/* Run by the agent: marks an object that has several names, or that an older version of the policy marked. */
+/* Run by the agent: protects an inode that has several names, or that an older version protected. */
 SEC("syscall")
-int give_mark(struct vg_giving *giving)
+int protect(struct vg_protect *request)
 {
-	struct vg_label label = giving->object;
+	struct vg_inode_key key = request->object;
 
-	return put_mark(&label, giving->version, giving->set) ? 0 : 1;
+	return protect_inode(&key, request->version, request->set) ? 0 : 1;
 }
 
 /* Run by the agent: whether the tables say what the rules do. Its own text, as somebody else; nothing is carried out. */
@@ -693,29 +840,30 @@ int try_rule(struct vg_try *trial)
 {
 	const struct vg_tables *t = tables_of(trial->version);
 	struct name_buffer *text;
-	struct deed *d = claim_deed();
+	struct decision *d = claim_decision();
 	__u32 zero = 0, len;
 
 	if (!d)
 		return 1;
 	text = bpf_map_lookup_elem(&names, &zero);
 	if (!text || !t) {
-		release_deed(d);
+		release_decision(d);
 		return 1;
 	}
-	begin_deed(d, trial->operations, 0, 0);
+	begin_decision(d, trial->operations, 0, 0);
 	d->walk.version = trial->version;
 	d->known = ~0u;
 	d->uid[0] = d->uid[1] = trial->uid;
 	d->gid[0] = d->gid[1] = trial->gid;
 	d->exe[0] = d->exe[1] = trial->exe;
 	d->comm = trial->comm;
-	d->cgroup = trial->cgroup;
+	d->cgroup = d->trusted_cgroup = trial->cgroup;
+	d->above_cut = 0;
 	d->above = 1;
 	d->ancestors[0][0] = d->ancestors[1][0] = trial->ancestor;
 	len = text_length(bpf_probe_read_user_str(text->bytes, VG_PATH_MAX, (void *)trial->path));
 	if ((int)len < 0 || len >= VG_PATH_MAX) {
-		release_deed(d);
+		release_decision(d);
 		return 1;
 	}
 	d->walk.state = t->path_start;
@@ -726,7 +874,7 @@ int try_rule(struct vg_try *trial)
 	trial->verdict = d->verdict;
 	trial->code = d->code;
 	trial->enforce = d->enforce;
-	release_deed(d);
+	release_decision(d);
 	return 0;
 }
 

@@ -25,7 +25,7 @@ struct vg_tables {
 	vg_u32 states_at;  /* struct vg_dfa_state */
 	vg_u32 edges_at;   /* struct vg_dfa_edge */
 	vg_u32 sets_at;    /* vg_u64 per match set: bit per VG_OP_* */
-	/* What enforcement needs beyond that (bpf/lib/judge.bpf.h); 0 in tables that only record. */
+	/* What enforcement needs beyond that (bpf/lib/rules.bpf.h); 0 in tables that only record. */
 	vg_u32 comm_start;   /* start state for process names, */
 	vg_u32 cgroup_start; /* for control groups' paths, */
 	vg_u32 above_start;  /* for directories that protected paths lead through */
@@ -34,13 +34,18 @@ struct vg_tables {
 	vg_u32 clauses_at;   /* struct vg_clause */
 	vg_u32 members_at;   /* struct vg_member, a hash table with linear probing */
 	vg_u32 members_mask; /* its size, a power of two, less one */
-	vg_u32 any_set;      /* the range of every clause: for what could not be read */
+	vg_u32 any_set;      /* the range of every clause that enforces: for what is not known */
 	vg_u32 translate_at; /* vg_u32 per match set of the version before: the set that says the same here; 0: there was none before */
 	vg_u32 translated;   /* how many */
 	vg_u32 exe_translate_at; /* the same of match sets of executables */
 	vg_u32 exes_translated;
+	vg_u32 globs;      /* VG_GLOBS_* */
+	vg_u32 pad;
 	vg_u64 anywhere;   /* bit per VG_OP_*: of tables that record, what is told whatever its path; bit 0: of opens only those that write */
+	vg_u64 pad2;
 };
+
+#define VG_GLOBS_NOT_ASCII 1u /* some path glob has a byte above 127 */
 
 #define VG_ANYWHERE_WRITES 1ull
 
@@ -97,44 +102,77 @@ struct vg_rule_counts {
 
 /* What enforcement itself went through. */
 struct vg_enforcement {
-	vg_u64 asked;       /* decisions that were made */
-	vg_u64 known;       /* answered without: the object was known to be nobody's */
-	vg_u64 unreadable;  /* decided by every clause, because the path could not be read */
-	vg_u64 no_memory;   /* refused: more decisions at once than there is memory for */
-	vg_u64 no_lineage;  /* forked, and its ancestors could not be noted: it goes by the parents that live */
-	vg_u64 labels_full; /* a protected object was moved or linked and could not be marked: refused */
+	vg_u64 asked;           /* decisions that were made */
+	vg_u64 known;           /* answered without: the object was known to be unprotected */
+	vg_u64 unknown;         /* objects of which not all names could be found out */
+	vg_u64 refused_unknown; /* refused, because the object or the requester was not known */
+	vg_u64 no_memory;       /* refused: more decisions at once than there is memory for */
+	vg_u64 no_ancestors;    /* forked, and its ancestors could not be noted: they are unknown */
+	vg_u64 protected_inodes_full; /* a protected object was moved or linked, and there was no room
+					 to protect its inode: refused */
 };
 
-/* An object that is protected whatever its path says: it has several names, or was moved. */
-struct vg_label {
+/* An inode as the kernel knows it. A copy in a snapshot of btrfs has the same, and is protected too. */
+struct vg_inode_key {
 	vg_u64 ino;
-	vg_u32 dev; /* kernel-internal encoding */
+	vg_u32 dev; /* super_block.s_dev, kernel-internal encoding */
 	vg_u32 generation;
 };
 
-/* What protects it: by version of the policy (its lowest bit), version << 32 | match set. */
-struct vg_mark {
+/* A match set of a version of the policy: version << 32 | set. */
+#define VG_VERSIONED_SET(version, set) ((vg_u64)(version) << 32 | (set))
+#define VG_SET_UNKNOWN 0xffffffffu /* which one could not be found out */
+
+#define VG_PROTECTION_SETS 4 /* a power of two */
+
+/*
+ * What protects an inode whatever its path says: the match sets of its names, by version (its lowest
+ * bit). Slots of the version before count too, by the translation of the one in force.
+ */
+struct vg_protection {
+	vg_u64 by[2][VG_PROTECTION_SETS];
+};
+
+/* One match set, by version (its lowest bit). */
+struct vg_versioned_set {
 	vg_u64 by[2];
 };
-#define VG_MARK(version, set) ((vg_u64)(version) << 32 | (set))
 
-/* Who forked a process, or forked one that forked, ... it: the match sets of its executable as of then, by its own mounts and by the agent's. */
-struct vg_forebear {
-	struct vg_mark own;
-	struct vg_mark ours;
+/*
+ * Who forked a process, or an ancestor of it: the match sets of its executable as of then, by its
+ * own mounts and by the agent's. Neighbours that conditions cannot tell apart are one.
+ */
+struct vg_ancestor_exe {
+	struct vg_versioned_set own;
+	struct vg_versioned_set ours;
 };
 
-struct vg_lineage {
+struct vg_ancestry {
 	vg_u32 count; /* 0: not known */
-	vg_u32 pad;
-	struct vg_forebear above[VG_ANCESTORS_MAX]; /* parent first */
+	vg_u32 cut;   /* there are more, which are not known */
+	struct vg_ancestor_exe above[VG_ANCESTORS_MAX]; /* parent first */
 };
 
-/* BPF_PROG_TEST_RUN of the program `give_mark`. */
-struct vg_giving {
-	struct vg_label object;
+/* BPF_PROG_TEST_RUN of the program `protect`. */
+struct vg_protect {
+	struct vg_inode_key object;
 	vg_u32 version;
 	vg_u32 set;
+};
+
+#define VG_MOUNT_POINTS 8 /* of one directory that are kept */
+
+/* A directory of a file system that is mounted, or was, in the agent's mount namespace. */
+struct vg_mount_point_key {
+	vg_u64 root_ino;
+	vg_u32 dev; /* kernel-internal encoding */
+	vg_u32 index;
+};
+
+struct vg_mount_point {
+	vg_u32 len; /* 0: the root directory */
+	vg_u32 pad;
+	char path[VG_PATH_MAX];
 };
 
 /* BPF_PROG_TEST_RUN of the program `try_rule`: what the tables of a version say to an operation by somebody. */
@@ -159,16 +197,9 @@ struct vg_try {
 struct vg_look {
 	vg_s32 fd;
 	vg_u32 mnt_id;
-	vg_u64 mnt; /* struct vfsmount */
 	vg_u64 inode; /* its address */
-	struct vg_label object;
-};
-
-/* The mount by which the agent's own namespace sees a file system. */
-struct vg_home {
-	vg_u64 mnt;
-	vg_u32 mnt_id; /* another one: the mount is gone */
-	vg_u32 pad;
+	struct vg_inode_key object;
+	struct vg_mount_point_key mount; /* what of its file system is mounted there */
 };
 
 struct vg_dfa_state {
@@ -258,11 +289,20 @@ struct vg_aggregate {
 #define VG_AT_FILE_IOCTL 24 /* file_ioctl_compat too */
 #define VG_AT_FILE_PERMISSION 25 /* these only where it is enforced */
 #define VG_AT_FILE_RECEIVE 26
+#define VG_AT_INODE_CREATE 27
+#define VG_AT_INODE_MKNOD 28
+#define VG_AT_INODE_MKDIR 29
+#define VG_AT_INODE_SYMLINK 30
+#define VG_AT_INODE_UNLINK 31
+#define VG_AT_INODE_RMDIR 32
+#define VG_AT_INODE_LINK 33
+#define VG_AT_INODE_RENAME 34
 
 VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
-VG_ASSERT(sizeof(struct vg_tables) == 336);
-VG_ASSERT(sizeof(struct vg_forebear) == 32);
-VG_ASSERT(sizeof(struct vg_mark) == 16);
+VG_ASSERT(sizeof(struct vg_tables) == 352);
+VG_ASSERT(sizeof(struct vg_ancestor_exe) == 32);
+VG_ASSERT(sizeof(struct vg_protection) == 64);
+VG_ASSERT(sizeof(struct vg_mount_point_key) == 16);
 VG_ASSERT(sizeof(struct vg_range) == 32);
 VG_ASSERT(sizeof(struct vg_clause) == 128);
 VG_ASSERT(sizeof(struct vg_dfa_state) == 16);

@@ -32,7 +32,7 @@ typedef __s64 vg_s64;
 #define VG_ASSERT(condition) _Static_assert(condition, #condition)
 #endif
 
-#define VG_ABI_VERSION 6
+#define VG_ABI_VERSION 7
 
 /* Record kinds. */
 #define VG_RECORD_EVENT 1   /* struct vg_event: one completed operation */
@@ -235,6 +235,8 @@ typedef __s64 vg_s64;
 
 #define VG_PATH_NOT_ON_HOST (1u << 21) /* user space: the object's file system is not mounted where the agent lives; path is the caller's view */
 
+#define VG_PATH_AMBIGUOUS (1u << 22)  /* its file system does not tell this name from others */
+
 /* On which layer of an overlay the object lies (vg_event.layer). */
 #define VG_LAYER_NONE 0 /* no overlay, or not known */
 #define VG_LAYER_UPPER 1
@@ -270,15 +272,34 @@ struct vg_record {
 #define VG_MECHANISM_SIGNAL 3
 #define VG_MECHANISM_FANOTIFY 4
 
+/* By which of its names an object was found to be protected. */
+#define VG_MATCHED_NONE 0
+#define VG_MATCHED_PATH 1      /* in the caller's mounts */
+#define VG_MATCHED_HOST_PATH 2 /* in the agent's mounts */
+#define VG_MATCHED_INODE 3     /* it has several names, or was moved */
+
+/* Why not all names of an object, or the requester, could be found out. */
+#define VG_UNKNOWN_NONE 0
+#define VG_UNKNOWN_LONG_PATH 1      /* more components than a walk follows */
+#define VG_UNKNOWN_DISCONNECTED 2   /* no directory leads to it: a file handle without its path */
+#define VG_UNKNOWN_AMBIGUOUS_NAME 3 /* its file system does not tell this name from others */
+#define VG_UNKNOWN_MOUNTS 4         /* mounts changed while they were read */
+#define VG_UNKNOWN_MANY_NAMES 5     /* more protected names than are kept */
+#define VG_UNKNOWN_DESCRIPTORS 6    /* more open files than are looked at */
+#define VG_UNKNOWN_REQUESTER 7      /* executable, ancestors or control group */
+#define VG_UNKNOWN_COUNT 8
+
 /* A thread's last refused operation, until its event is written. */
-struct vg_decision {
+struct vg_refusal {
 	vg_u64 inode;     /* of the object; 0: it did not exist */
 	vg_u32 rule;
 	vg_u16 version;   /* of the policy, its lower half */
 	vg_u8 verdict;    /* VG_VERDICT_NONE: told already */
 	vg_u8 mechanism;
 	vg_u8 code;       /* the errno that the call was refused with */
-	vg_u8 pad[7];
+	vg_u8 cause;      /* VG_UNKNOWN_*; with one, `rule` is ~0: nobody's */
+	vg_u8 matched_by; /* VG_MATCHED_* */
+	vg_u8 pad[5];
 };
 
 /* Of io_uring's workers it is found by the process and the object. */
@@ -346,6 +367,9 @@ struct vg_event {
 	vg_u16 rule_version; /* of the policy in which it has that place: its lower half */
 	vg_u32 rule;       /* the deciding one's place in the policy */
 	vg_u32 policy_version; /* that match and match2 are of */
+	vg_u8 cause;       /* VG_UNKNOWN_*: why it was refused without a rule */
+	vg_u8 matched_by;  /* VG_MATCHED_*: of what enforcement refused */
+	vg_u8 pad[6];
 	char comm[VG_COMM_LEN];
 	char parent_comm[VG_COMM_LEN];
 	char fs_type[VG_FSTYPE_LEN];
@@ -395,7 +419,7 @@ struct vg_exit {
 };
 
 VG_ASSERT(sizeof(struct vg_record) == 8);
-VG_ASSERT(sizeof(struct vg_event) == 288);
+VG_ASSERT(sizeof(struct vg_event) == 296);
 VG_ASSERT(sizeof(struct vg_ancestor) == 16);
 VG_ASSERT(sizeof(struct vg_access) == 72);
 VG_ASSERT(sizeof(struct vg_process) == 64);

@@ -90,9 +90,9 @@ static __always_inline bool access_counts(struct task_struct *task, struct vg_co
 	if (!inode)
 		return false;
 	if (enforcing && (result < 0 || killing)) {
-		struct vg_decision *decision = my_decision(task);
+		struct vg_refusal *refusal = my_refusal(task);
 
-		if ((decision && decision->inode == inode) || worker_decision(task, inode))
+		if ((refusal && refusal->inode == inode) || worker_refusal(task, inode))
 			return true;
 	}
 	if (refused_accesses)

@@ -76,7 +76,13 @@ struct super_block {
 	__u32 s_dev;
 	struct file_system_type *s_type;
 	unsigned long s_magic;
-	struct list_head s_mounts; /* until 6.17 */
+	struct dentry *s_root;
+};
+struct super_block___list { /* until 6.16 */
+	struct list_head s_mounts;
+};
+struct super_block___chain { /* since 6.17 */
+	struct mount *s_mounts;
 };
 
 struct inode {
@@ -84,12 +90,14 @@ struct inode {
 	unsigned long i_ino;
 	unsigned int i_nlink;
 	__u32 i_generation;
+	unsigned int i_flags;
 	struct super_block *i_sb;
 	struct hlist_head i_dentry;
 	void *i_private;
 };
 
 struct dentry {
+	unsigned int d_flags;
 	struct hlist_bl_node d_hash;
 	struct dentry *d_parent;
 	struct qstr d_name;
@@ -113,7 +121,12 @@ struct mount {
 	struct vfsmount mnt;
 	struct mnt_namespace *mnt_ns;
 	int mnt_id;
-	struct list_head mnt_instance; /* until 6.17 */
+};
+struct mount___list { /* until 6.16 */
+	struct list_head mnt_instance;
+};
+struct mount___chain { /* since 6.17 */
+	struct mount *mnt_next_for_sb;
 };
 
 struct path {
@@ -126,6 +139,7 @@ struct file {
 	struct inode *f_inode;
 	unsigned int f_mode;
 	unsigned int f_flags;
+	struct cred *f_cred;
 	void *private_data;
 };
 
@@ -196,8 +210,18 @@ struct signal_struct {
 	int group_exit_code;
 };
 
+struct iattr {
+	unsigned int ia_valid;
+	kuid_t ia_uid;
+};
+
+struct kernfs_iattrs {
+	kuid_t ia_uid;
+};
+
 struct kernfs_node {
 	const char *name;
+	struct kernfs_iattrs *iattr;
 	__u64 id;
 };
 struct kernfs_node___parent { /* until 6.14 */
@@ -236,10 +260,6 @@ struct task_struct {
 	__u64 self_exec_id;
 	kuid_t loginuid;
 	unsigned int sessionid;
-};
-
-struct iattr {
-	unsigned int ia_valid;
 };
 
 struct linux_binprm {
@@ -381,11 +401,16 @@ struct io_uring_cqe {
 #define AT_EMPTY_PATH 0x1000
 #define AT_REMOVEDIR 0x200
 #define SIGKILL 9
+#define FMODE_READ 1
 #define FMODE_CREATED (1u << 20)    /* include/linux/fs.h */
 #define IOSQE_FIXED_FILE_BIT 0
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */
 #define CLOSE_RANGE_CLOEXEC 4
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630 /* include/uapi/linux/magic.h */
+#define MSDOS_SUPER_MAGIC 0x4d44
+#define EXFAT_SUPER_MAGIC 0x2011bab0
+#define DCACHE_OP_COMPARE 0x2       /* include/linux/dcache.h, in d_flags */
+#define S_CASEFOLD (1 << 15)        /* include/linux/fs.h, in i_flags */
 #define S_IFMT 0170000
 #define S_IFREG 0100000
 #define S_IFDIR 0040000
@@ -394,6 +419,10 @@ struct io_uring_cqe {
 #define MAY_READ 4
 #define MAY_APPEND 8
 #define FMODE_EXEC 0x20             /* in f_flags: opened to be executed */
+#define ATTR_MODE (1 << 0)
+#define ATTR_UID (1 << 1)
+#define ATTR_GID (1 << 2)
+#define ATTR_SIZE (1 << 3)
 #define ATTR_ATIME (1 << 4)
 #define ATTR_MTIME (1 << 5)
 #define ATTR_ATIME_SET (1 << 7)

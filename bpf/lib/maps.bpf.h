@@ -3,7 +3,7 @@
 #ifndef VFSGUARD_MAPS_BPF_H
 #define VFSGUARD_MAPS_BPF_H
 
-#include "decisions.bpf.h"
+#include "refusals.bpf.h"
 #include "tables.bpf.h"
 
 /* Knobs: constant once loaded, so the verifier removes what a filter does not need. */
@@ -27,7 +27,7 @@ const volatile __u32 agent_mnt_ns = 0;   /* whose view of the mounts vg_event.pa
 const volatile __s32 overlay_upper = 0;  /* from an overlay's struct inode to the pointer to its upper dentry; 0: not known */
 const volatile __u32 aggregate = 0;      /* count what is alike */
 const volatile __u32 refused_accesses = 0; /* reads and writes are followed for no more than those that were refused */
-const volatile __u32 enforcing = 0; /* somebody fills `decisions` */
+const volatile __u32 enforcing = 0; /* somebody fills `refusals` */
 const volatile __u32 killing = 0;   /* of calls that go on, too: who is not allowed is killed */
 const volatile __u32 match_operations = 0; /* each match set names its own operations */
 

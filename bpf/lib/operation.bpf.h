@@ -138,35 +138,35 @@ static __always_inline void take_name(struct named *n, struct task_struct *task)
 }
 
 /* What was refused to this thread and not told yet; NULL: nothing. */
-static __always_inline struct vg_decision *my_decision(struct task_struct *task)
+static __always_inline struct vg_refusal *my_refusal(struct task_struct *task)
 {
-	struct vg_decision *decision;
+	struct vg_refusal *refusal;
 
 	if (!enforcing)
 		return NULL;
-	decision = bpf_task_storage_get(&decisions, task, 0, 0);
-	return decision && decision->verdict ? decision : NULL;
+	refusal = bpf_task_storage_get(&refusals, task, 0, 0);
+	return refusal && refusal->verdict ? refusal : NULL;
 }
 
 /* The same of a worker of io_uring, about this object. */
-static __always_inline struct vg_decision *worker_decision(struct task_struct *task, __u64 inode)
+static __always_inline struct vg_refusal *worker_refusal(struct task_struct *task, __u64 inode)
 {
 	struct vg_worker_key key = {.inode = inode, .tgid = TASK(task, tgid)};
-	struct vg_decision *decision;
+	struct vg_refusal *refusal;
 
 	if (!enforcing || !inode)
 		return NULL;
-	decision = bpf_map_lookup_elem(&worker_decisions, &key);
-	return decision && decision->verdict ? decision : NULL;
+	refusal = bpf_map_lookup_elem(&worker_refusals, &key);
+	return refusal && refusal->verdict ? refusal : NULL;
 }
 
 /* Another call: what was refused before is not its. */
-static __always_inline void forget_decision(struct task_struct *task)
+static __always_inline void forget_refusal(struct task_struct *task)
 {
-	struct vg_decision *decision = my_decision(task);
+	struct vg_refusal *refusal = my_refusal(task);
 
-	if (decision)
-		decision->verdict = VG_VERDICT_NONE;
+	if (refusal)
+		refusal->verdict = VG_VERDICT_NONE;
 }
 
 static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
@@ -176,7 +176,7 @@ static __always_inline int begin(__u32 call, __u32 via, __u64 regs)
 
 	if (!may_concern(call, via, regs))
 		return 0;
-	forget_decision(task);
+	forget_refusal(task);
 	p = bpf_task_storage_get(&pending_calls, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!p) {
 		count_cause(VG_CAUSE_NO_STORAGE);
@@ -691,25 +691,27 @@ static __always_inline void identify(struct scratch *s, struct pending *p, bool 
 }
 
 /* Was it enforcement that refused this? Then its event says so, and no filter holds it back. */
-static __always_inline bool take_decision(struct scratch *s, struct pending *p, struct task_struct *task, __s64 retval)
+static __always_inline bool take_refusal(struct scratch *s, struct pending *p, struct task_struct *task, __s64 retval)
 {
-	struct vg_decision *decision;
+	struct vg_refusal *refusal;
 
 	if (!killing && retval >= 0)
 		return false; /* what is refused fails */
-	decision = my_decision(task);
-	if (!decision && p->via == VG_VIA_IO_URING && p->file)
-		decision = worker_decision(task, (__u64)FIELD(struct file, p->file, f_inode));
+	refusal = my_refusal(task);
+	if (!refusal && p->via == VG_VIA_IO_URING && p->file)
+		refusal = worker_refusal(task, (__u64)FIELD(struct file, p->file, f_inode));
 	/* Who is killed lives to the end of the call, whatever that comes to; by fanotify without an answer (ERESTARTSYS). */
-	if (decision && decision->mechanism == VG_MECHANISM_FANOTIFY && decision->verdict == VG_VERDICT_KILL && retval < 0)
-		retval = -(__s64)decision->code;
-	if (!decision || (decision->mechanism != VG_MECHANISM_SIGNAL && retval != -(__s64)decision->code))
+	if (refusal && refusal->mechanism == VG_MECHANISM_FANOTIFY && refusal->verdict == VG_VERDICT_KILL && retval < 0)
+		retval = -(__s64)refusal->code;
+	if (!refusal || (refusal->mechanism != VG_MECHANISM_SIGNAL && retval != -(__s64)refusal->code))
 		return false;
-	s->event.verdict = decision->verdict;
-	s->event.mechanism = decision->mechanism;
-	s->event.rule = decision->rule;
-	s->event.rule_version = decision->version;
-	decision->verdict = VG_VERDICT_NONE;
+	s->event.verdict = refusal->verdict;
+	s->event.mechanism = refusal->mechanism;
+	s->event.rule = refusal->rule;
+	s->event.rule_version = refusal->version;
+	s->event.cause = refusal->cause;
+	s->event.matched_by = refusal->matched_by;
+	refusal->verdict = VG_VERDICT_NONE;
 	return true;
 }
 
@@ -746,8 +748,10 @@ __noinline int complete(struct pending *p, __s64 retval)
 	s->event.verdict = VG_VERDICT_NONE;
 	s->event.mechanism = VG_MECHANISM_NONE;
 	s->event.rule = 0;
+	s->event.cause = 0;
+	s->event.matched_by = 0;
 	s->event.rule_version = 0;
-	refused = take_decision(s, p, task, retval);
+	refused = take_refusal(s, p, task, retval);
 	if (!p->decided && !p->passed)
 		p->walk.version = policy_version;
 	s->walk.version = p->walk.version;

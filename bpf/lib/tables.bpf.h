@@ -41,6 +41,10 @@ struct walk {
 	__u32 root_at; /* when so much was stored */
 	__u32 done;
 	__u32 version; /* of the policy, whose tables decide; stays from walk to walk */
+	__u32 ended;   /* walk_inside: the directory end_ino was met */
+	__u32 pad;
+	__u64 end_ino;
+	__u64 top;     /* the last dentry that was read: where it ended, if nothing is mounted there */
 };
 
 /*

@@ -47,6 +47,7 @@ static __always_inline int walk_up(struct walk *w, __u64 *name, __u32 *len)
 			w->flags |= VG_PATH_DETACHED;
 		return WALK_END;
 	}
+	w->top = dentry;
 	parent = (__u64)FIELD(struct dentry, dentry, d_parent);
 	*name = (__u64)FIELD(struct dentry, dentry, d_name.name);
 	*len = FIELD(struct dentry, dentry, d_name.len);

@@ -242,7 +242,7 @@ util::Result<int> status(const AgentText& text) {
   if (r["enforcement"].get(enforcement) == simdjson::SUCCESS) {
     fmt::print("enforces by  {}", word(enforcement, "mechanism"));
     if (word(enforcement, "mechanism") != "none") {
-      fmt::print(": {} decisions, {} unreadable, {} without memory; {} KiB of tables", number(enforcement, "decisions"), number(enforcement, "unreadable"),
+      fmt::print(": {} decisions, {} not known, {} without memory; {} KiB of tables", number(enforcement, "decisions"), number(enforcement, "unknown"),
                  number(enforcement, "no_memory"), number(enforcement, "table_bytes") >> 10);
       if (value_of(enforcement["persist"], false)) {
         fmt::print("; stays when the agent ends");

@@ -231,7 +231,7 @@ util::Result<Governor> Governor::open(PolicySource source) {
 
 util::Result<void> Governor::attach() {
   if (enforcer_) {
-    if (auto attached = enforcer_->attach(); !attached) {
+    if (auto attached = enforcer_->attach(now_->policy, now_->tables); !attached) {
       return attached;
     }
     if (standing_) {
@@ -282,8 +282,8 @@ void Governor::direct(const Version& version, const enforce::Enforcer* enforcer,
   filter.automaton = version.compiled.automaton;
   filter.set_operations = version.compiled.set_operations;
   if (enforcer != nullptr) {
-    filter.decisions = enforcer->decisions();
-    filter.worker_decisions = enforcer->worker_decisions();
+    filter.refusals = enforcer->refusals();
+    filter.worker_refusals = enforcer->worker_refusals();
     filter.killing = enforcer->mechanism() != enforce::Mechanism::kLsm;
   }
 }
@@ -429,7 +429,7 @@ util::Result<void> Governor::put_in_force(std::shared_ptr<Version> next, const R
     sensor = std::move(*opened);
   }
   if (enforcer) {
-    if (auto attached = enforcer->attach(); !attached) {
+    if (auto attached = enforcer->attach(next->policy, next->tables); !attached) {
       return attached;
     }
   }

@@ -73,7 +73,9 @@ void BpfEnforcer::choose_programs(enforce_bpf& skeleton, const sensor::KernelFac
     if (mechanism_ == Mechanism::kLsm) {
       programs_.push_back(std::string("enforce_") + hook->name);
     } else {
-      objects_.push_back({std::string("security_") + hook->name, hook->where});
+      if (hook->where != 0) {
+        objects_.push_back({std::string("security_") + hook->name, hook->where});
+      }
     }
   }
   if (mechanism_ == Mechanism::kOverride) {
@@ -87,7 +89,7 @@ void BpfEnforcer::choose_programs(enforce_bpf& skeleton, const sensor::KernelFac
   }
   if (forks_) {
     programs_.emplace_back("note_fork");
-    bpf_program__set_autoload(skeleton.progs.carry_lineages, true);
+    bpf_program__set_autoload(skeleton.progs.carry_ancestries, true);
   }
   for (const std::string& name : programs_) {
     bpf_program* program = bpf_object__find_program_by_name(skeleton.obj, name.c_str());
@@ -104,13 +106,13 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, false); }
   operations_ = tables.operations;
-  forks_ = (tables.kinds >> VG_WHO_ANCESTOR & 1) != 0 || (before != nullptr && before->lineages >= 0);
+  forks_ = (tables.kinds >> VG_WHO_ANCESTOR & 1) != 0 || (before != nullptr && before->ancestries >= 0);
   choose_programs(*skeleton, facts);
-  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.give_mark, skeleton->progs.try_rule}) {
+  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.protect, skeleton->progs.try_rule}) {
     bpf_program__set_autoload(tool, true);
   }
   auto& knobs = *skeleton->rodata;
-  knobs.knows_lineages = forks_ ? 1 : 0;
+  knobs.knows_ancestries = forks_ ? 1 : 0;
   knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
   knobs.mechanism = mechanism_ == Mechanism::kLsm ? VG_MECHANISM_LSM : VG_MECHANISM_SIGNAL;  // at the object
@@ -118,8 +120,8 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   knobs.our_mnt_ns = stat("/proc/self/ns/mnt", &mounts) == 0 ? static_cast<__u32>(mounts.st_ino) : 0;
   const auto cpus = static_cast<__u32>(std::max(libbpf_num_possible_cpus(), 1));
   const __u32 at_once = std::bit_ceil(std::max(cpus * 4, 64u));
-  knobs.deed_mask = at_once - 1;
-  bpf_map__set_max_entries(skeleton->maps.deeds, at_once);
+  knobs.decision_mask = at_once - 1;
+  bpf_map__set_max_entries(skeleton->maps.decisions, at_once);
   capacity_ = std::max(std::bit_ceil(2 * tables.rules), kRulesAtLeast);
   knobs.rule_capacity = capacity_;
   bpf_map__set_max_entries(skeleton->maps.rule_counts, 2 * capacity_);
@@ -127,17 +129,19 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   bpf_map__set_value_size(skeleton->maps.tables, static_cast<__u32>(table_size_));
   knobs.table_mask = static_cast<__u32>(table_size_ - 1);
   skeleton->data->policy_version = version_;
-  skeleton->bss->decided_operations = tables.operations;
-  if (before != nullptr && before->labels >= 0) {
+  if (before != nullptr && before->protected_inodes >= 0) {
     // What is marked stays so, and what either of them refuses is told as it was.
-    bpf_map__reuse_fd(skeleton->maps.labels, before->labels);
-    bpf_map__reuse_fd(skeleton->maps.decisions, before->decisions);
-    bpf_map__reuse_fd(skeleton->maps.worker_decisions, before->worker_decisions);
-    if (before->lineages >= 0) {
-      bpf_map__reuse_fd(skeleton->maps.lineages, before->lineages);
+    bpf_map__reuse_fd(skeleton->maps.protected_inodes, before->protected_inodes);
+    bpf_map__reuse_fd(skeleton->maps.refusals, before->refusals);
+    bpf_map__reuse_fd(skeleton->maps.worker_refusals, before->worker_refusals);
+    if (before->mount_points >= 0) {
+      bpf_map__reuse_fd(skeleton->maps.mount_points, before->mount_points);
     }
-    vg_label any{};
-    skeleton->bss->labels_given = bpf_map_get_next_key(before->labels, nullptr, &any) == 0 ? 1 : 0;
+    if (before->ancestries >= 0) {
+      bpf_map__reuse_fd(skeleton->maps.ancestries, before->ancestries);
+    }
+    vg_inode_key any{};
+    skeleton->bss->inodes_protected = bpf_map_get_next_key(before->protected_inodes, nullptr, &any) == 0 ? 1 : 0;
   }
   if (const int code = enforce_bpf__load(skeleton.get()); code != 0) {
     return util::fail(EX_UNAVAILABLE, fmt::format("cannot load the programs of enforcement: {} ({})", util::errno_text(-code), sensor::why()));
@@ -222,7 +226,7 @@ void BpfEnforcer::remember(const policy::Policy& policy, const policy::Enforceme
   globs_.clear();
   for (const policy::Rule& rule : policy.rules) {
     names_.push_back(rule.name);
-    if (rule.decides() && rule.enforce) {
+    if (scanned_all_ && rule.decides() && rule.enforce) {
       for (const policy::Glob& glob : rule.paths) {
         globs_.insert(glob.text);
       }
@@ -257,16 +261,17 @@ util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, c
   e.states_ = std::move(*states);
   if (opening.attachable) {
     e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
-    e.find_homes();
-    if (opening.before != nullptr && opening.before->labels >= 0) {
-      e.carry_marks(opening.tables, opening.before->translation, opening.before->version);
-      if (auto carried = e.carry_lineages(e.version_); !carried) {
+    e.remember_mount_points();
+    if (opening.before != nullptr && opening.before->protected_inodes >= 0) {
+      e.carry_protected(opening.tables, opening.before->translation, opening.before->version);
+      if (auto carried = e.carry_ancestries(e.version_); !carried) {
         return util::pass_on(carried.error());
       }
     }
-    e.find_names(opening.policy, opening.tables, e.version_);
   }
-  e.remember(opening.policy, opening.tables);
+  if (!opening.attachable) {
+    e.remember(opening.policy, opening.tables);
+  }
   return enforcer;
 }
 
@@ -296,14 +301,21 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
     const vg_rule_counts none{};
     bpf_map_update_elem(object_.map_fd("rule_counts"), &index, &none, BPF_ANY);
   }
-  if (auto carried = carry_lineages(next); !carried) {
+  if (auto carried = carry_ancestries(next); !carried) {
     return carried;
   }
-  carry_marks(tables, translation_, version_);
-  find_names(policy, tables, next);
+  carry_protected(tables, translation_, version_);
+  // From here on what is linked or renamed is noted for the next version, too: whatever the scan misses.
+  std::atomic_ref(bss().next_version).store(next);
+  auto noted = grace_->wait();
+  find_links(policy, tables, next);
   std::atomic_ref decided(bss().decided_operations);
   decided.store(decided.load() | tables.operations);
   std::atomic_ref(data().policy_version).store(next);
+  std::atomic_ref(bss().next_version).store(0u);
+  if (!noted) {
+    notes_.push_back(noted.error().message);
+  }
   // From here on it is in force. What was begun before goes on by the old one, whose place is free again only then.
   auto waited = grace_->wait();
   decided.store(tables.operations);
@@ -359,7 +371,7 @@ util::Result<std::size_t> BpfEnforcer::attach_calls(std::span<const sensor::Prob
   return second ? util::Result<std::size_t>(*first + *second) : second;
 }
 
-util::Result<void> BpfEnforcer::attach() {
+util::Result<void> BpfEnforcer::attach(const policy::Policy& policy, const policy::Enforcement& tables) {
   const auto fails = [&](util::Error error) {
     links_.clear();
     probes_.clear();
@@ -394,6 +406,12 @@ util::Result<void> BpfEnforcer::attach() {
     return util::fail(EX_UNAVAILABLE, mechanism_ == Mechanism::kLsm ? "LSM programs attach but are never called: 'bpf' is not in the kernel's lsm= list"
                                                                     : "the programs that enforce attach but are never called");
   }
+  // They note new names of protected files already: those that are there are looked for now, then they decide.
+  std::atomic_ref(data().forks_noted_since).store(util::clock_ns(CLOCK_BOOTTIME));
+  find_links(policy, tables, version_);
+  std::atomic_ref(bss().decided_operations).store(tables.operations);
+  in_force_ = true;
+  remember(policy, tables);
   return {};
 }
 
@@ -419,16 +437,24 @@ Counts BpfEnforcer::counts() const {
 }
 
 Heritage BpfEnforcer::heritage() const {
-  return {mechanism_, version_, object_.map_fd("labels"), decisions(), worker_decisions(), forks_ ? object_.map_fd("lineages") : -1, globs_, translation_};
+  return {.mechanism = mechanism_,
+          .version = version_,
+          .protected_inodes = object_.map_fd("protected_inodes"),
+          .mount_points = object_.map_fd("mount_points"),
+          .refusals = refusals(),
+          .worker_refusals = worker_refusals(),
+          .ancestries = forks_ ? object_.map_fd("ancestries") : -1,
+          .globs = globs_,
+          .translation = translation_};
 }
 
 // What the executables of all processes' ancestors are to the next version; it is filled already.
-util::Result<void> BpfEnforcer::carry_lineages(std::uint32_t to_version) {
+util::Result<void> BpfEnforcer::carry_ancestries(std::uint32_t to_version) {
   if (!forks_) {
     return {};
   }
   std::atomic_ref(bss().carried_to).store(to_version);
-  const sensor::Link link(bpf_link_create(object_.program_fd("carry_lineages"), 0, BPF_TRACE_ITER, nullptr));
+  const sensor::Link link(bpf_link_create(object_.program_fd("carry_ancestries"), 0, BPF_TRACE_ITER, nullptr));
   const util::UniqueFd iterator(link ? bpf_iter_create(link.get()) : -1);
   char none = 0;
   if (!iterator || read(iterator.get(), &none, sizeof none) != 0) {
@@ -437,9 +463,9 @@ util::Result<void> BpfEnforcer::carry_lineages(std::uint32_t to_version) {
   return {};
 }
 
-int BpfEnforcer::decisions() const { return object_.map_fd("decisions"); }
+int BpfEnforcer::refusals() const { return object_.map_fd("refusals"); }
 
-int BpfEnforcer::worker_decisions() const { return object_.map_fd("worker_decisions"); }
+int BpfEnforcer::worker_refusals() const { return object_.map_fd("worker_refusals"); }
 
 // What pins.h tells of, for a version that is about to be in force, or is.
 util::Result<void> BpfEnforcer::describe(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t of_version) {
@@ -488,10 +514,11 @@ util::Result<void> BpfEnforcer::pin(const std::string& directory, const policy::
   if (mkdir(directory.c_str(), 0700) != 0) {
     return util::fail_errno(EX_CANTCREAT, fmt::format("cannot make '{}'", directory));
   }
-  const std::pair<const char*, int> things[] = {{"labels", object_.map_fd("labels")},
-                                                {"decisions", decisions()},
-                                                {"worker_decisions", worker_decisions()},
-                                                {"lineages", object_.map_fd("lineages")},
+  const std::pair<const char*, int> things[] = {{"protected_inodes", object_.map_fd("protected_inodes")},
+                                                {"mount_points", object_.map_fd("mount_points")},
+                                                {"refusals", refusals()},
+                                                {"worker_refusals", worker_refusals()},
+                                                {"ancestries", object_.map_fd("ancestries")},
                                                 {"rule_counts", object_.map_fd("rule_counts")},
                                                 {"enforcement", object_.map_fd("enforcement")},
                                                 {"data", object_.map_fd(".data")},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Enforcement by BPF programs: LSM, bpf_override_return, bpf_send_signal (bpf/enforce.bpf.c). Hands them the compiled policy, and keeps them informed of
-// what only user space can list: where file systems are mounted here, and which protected files have several names already.
+// what only user space can list: where file systems were mounted here, and which protected files have several names already.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,7 @@ class BpfEnforcer final : public Enforcer {
 
   ~BpfEnforcer() override;
 
-  util::Result<void> attach() override;
+  util::Result<void> attach(const policy::Policy& policy, const policy::Enforcement& tables) override;
   util::Result<void> replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) override;
   [[nodiscard]] bool fits(const policy::Enforcement& tables) const override;
   [[nodiscard]] Heritage heritage() const override;
@@ -47,9 +47,9 @@ class BpfEnforcer final : public Enforcer {
   void unpin() override;
   void cease() override;
   util::Result<void> take_over(const Counts& before, const policy::Policy& policy, const policy::Enforcement& tables) override;
-  [[nodiscard]] int decisions() const override;
-  [[nodiscard]] int worker_decisions() const override;
-  void mounts_changed() override { find_homes(); }
+  [[nodiscard]] int refusals() const override;
+  [[nodiscard]] int worker_refusals() const override;
+  void mounts_changed() override { remember_mount_points(); }
   [[nodiscard]] Counts counts() const override;
   [[nodiscard]] std::uint64_t table_bytes() const override { return 2 * table_size_; }
   [[nodiscard]] sensor::Inventory inventory() const override;
@@ -68,7 +68,7 @@ class BpfEnforcer final : public Enforcer {
   util::Result<void> fill(const policy::Enforcement& tables, std::uint32_t of_version);
   util::Result<std::vector<RuleState>> prove(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables,
                                              std::uint32_t of_version) const;
-  util::Result<void> carry_lineages(std::uint32_t to_version);
+  util::Result<void> carry_ancestries(std::uint32_t to_version);
   util::Result<std::size_t> attach_calls(std::span<const sensor::Probe> some);
   void remember(const policy::Policy& policy, const policy::Enforcement& tables);
   [[nodiscard]] std::map<std::string, vg_rule_counts> rule_counts(std::uint32_t of_version) const;
@@ -77,10 +77,10 @@ class BpfEnforcer final : public Enforcer {
   // bpf_objects.cpp
   std::optional<vg_look> look(const std::string& path);
   std::optional<vg_look> look(int fd);
-  void find_homes();
-  void find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version);
-  [[nodiscard]] bool mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set);
-  void carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
+  void remember_mount_points();
+  void find_links(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version);
+  [[nodiscard]] bool protect(const vg_inode_key& object, std::uint32_t for_version, std::uint32_t set);
+  void carry_protected(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
 
   [[nodiscard]] enforce_bpf::enforce_bpf__bss& bss() const { return object_.bss<enforce_bpf::enforce_bpf__bss>(); }
   [[nodiscard]] enforce_bpf::enforce_bpf__data& data() const { return object_.data<enforce_bpf::enforce_bpf__data>(); }
@@ -99,6 +99,9 @@ class BpfEnforcer final : public Enforcer {
   std::vector<sensor::Probe> calls_;    // where enforce_call goes
   std::uint64_t operations_ = 0;        // that these were chosen for
   bool fprobe_ = false;
+  bool scanned_all_ = true;             // for the other names of protected files
+  bool in_force_ = false;               // it decides
+  bool forgot_mount_points_ = false;    // and has said so
   bool forks_ = false;                      // note_fork is among the programs
   bool at_return_ = false;                  // no kprobes: signals come by enforce_return
   std::vector<std::string> names_;          // of the rules

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What only user space can list for the programs that enforce: where file systems are mounted here, and other names of protected files.
+// What only user space can list for the programs that enforce: where file systems were mounted here, and other names of protected files.
 #include <bpf/bpf.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -20,6 +20,9 @@ namespace vfsguard::enforce {
 namespace {
 
 // Not worth asking: whoever looks may have to wait for another machine.
+constexpr const char* kNoRoom =
+    "more protected files with several names than there is room for; of some only the protected names are protected";
+
 constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "autofs", "fuse.sshfs"};
 
 }  // namespace
@@ -42,88 +45,128 @@ std::optional<vg_look> BpfEnforcer::look(int fd) {
   return context;
 }
 
-// Of each file system the mount that shows most of it, and lies highest.
-void BpfEnforcer::find_homes() {
-  std::map<std::uint32_t, util::Mount> best;
-  for (util::Mount& mount : util::read_mountinfo(mountinfo_.get())) {
-    if (std::ranges::find(kRemote, mount.type) != kRemote.end()) {
+// What the kernel does not keep: where directories of file systems were mounted here, for when they
+// are no more. What is mounted now it finds by itself.
+void BpfEnforcer::remember_mount_points() {
+  std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<std::string>> points;
+  bool forgot = false;
+  for (const util::Mount& mount : util::read_mountinfo(mountinfo_.get())) {
+    if (std::ranges::find(kRemote, mount.type) != kRemote.end() || mount.point.size() > VG_PATH_MAX) {
       continue;
     }
-    const auto rank = [](const util::Mount& m) { return std::tuple(m.root.size(), m.point.size(), m.id); };
-    const auto [it, added] = best.try_emplace(mount.dev, mount);
-    if (!added && rank(mount) < rank(it->second)) {
-      it->second = std::move(mount);
-    }
-  }
-  for (const auto& [dev, mount] : best) {
     const auto seen = look(mount.point);
     if (!seen || seen->mnt_id != mount.id) {
-      continue;  // hidden beneath another mount: who sees it sees it by another path
+      continue;  // hidden beneath another mount: nobody gets there by that path
     }
-    const vg_home home{.mnt = seen->mnt, .mnt_id = seen->mnt_id, .pad = 0};
-    const __u32 key = seen->object.dev;
-    bpf_map_update_elem(object_.map_fd("homes"), &key, &home, BPF_ANY);
+    points[{seen->mount.root_ino, seen->mount.dev}].push_back(mount.point);
+  }
+  const int fd = object_.map_fd("mount_points");
+  const auto value = std::make_unique<vg_mount_point>();
+  for (const auto& [root, paths] : points) {
+    vg_mount_point_key key{.root_ino = root.first, .dev = root.second, .index = 0};
+    std::set<std::string> missing(paths.begin(), paths.end());
+    // Those of before stay behind: a mount that was taken away protects by its path still.
+    for (; key.index < VG_MOUNT_POINTS && bpf_map_lookup_elem(fd, &key, value.get()) == 0; ++key.index) {
+      missing.erase(std::string(value->path, std::min<std::size_t>(value->len, VG_PATH_MAX)));
+      if (value->len == 0) {
+        missing.erase("/");
+      }
+    }
+    for (const std::string& path : missing) {
+      if (key.index >= VG_MOUNT_POINTS) {
+        forgot = true;
+        break;
+      }
+      *value = {};
+      if (path != "/") {
+        value->len = static_cast<vg_u32>(path.size());
+        std::ranges::copy(path, value->path);
+      }
+      forgot = bpf_map_update_elem(fd, &key, value.get(), BPF_ANY) != 0 || forgot;
+      ++key.index;
+    }
+  }
+  if (forgot && !std::exchange(forgot_mount_points_, true)) {
+    notes_.push_back(
+        "more mount points than are remembered; files on a mount that is taken away later may be known by fewer of its paths");
   }
   std::atomic_ref(data().generation).fetch_add(1);
 }
 
-bool BpfEnforcer::mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set) {
-  vg_giving giving{.object = object, .version = for_version, .set = set};
+bool BpfEnforcer::protect(const vg_inode_key& object, std::uint32_t for_version, std::uint32_t set) {
+  vg_protect request{.object = object, .version = for_version, .set = set};
   LIBBPF_OPTS(bpf_test_run_opts, run);
-  run.ctx_in = &giving;
-  run.ctx_size_in = sizeof giving;
-  return bpf_prog_test_run_opts(object_.program_fd("give_mark"), &run) == 0 && run.retval == 0;
+  run.ctx_in = &request;
+  run.ctx_size_in = sizeof request;
+  return bpf_prog_test_run_opts(object_.program_fd("protect"), &run) == 0 && run.retval == 0;
 }
 
-// Marks of `from_version`, the one in force, and of the one before it, as they are in the next. What is marked from now on by the one in force, the
-// next one's tables translate.
-void BpfEnforcer::carry_marks(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version) {
+// What protects inodes in `from_version`, the one in force, and in the one before it, protects them in
+// the next one as that has it. What is protected from now on by the one in force, the next one's
+// tables translate.
+void BpfEnforcer::carry_protected(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version) {
   const auto translated = [](const std::vector<std::uint32_t>& by, std::uint64_t set) { return set < by.size() ? by[set] : 0; };
-  const int fd = object_.map_fd("labels");
-  vg_label object{};
-  vg_label next{};
-  const vg_label* previous = nullptr;
+  const int fd = object_.map_fd("protected_inodes");
+  vg_inode_key object{};
+  vg_inode_key next{};
+  const vg_inode_key* previous = nullptr;
+  bool full = false;
   while (bpf_map_get_next_key(fd, previous, &next) == 0) {
     object = next;
     previous = &object;
-    vg_mark mark_of{};
-    if (bpf_map_lookup_elem(fd, &object, &mark_of) != 0) {
+    vg_protection protection{};
+    if (bpf_map_lookup_elem(fd, &object, &protection) != 0) {
       continue;
     }
-    const auto of = [&](std::uint32_t v) -> std::optional<std::uint32_t> {
-      const std::uint64_t by = mark_of.by[v & 1];
-      return by >> 32 == v ? std::optional(static_cast<std::uint32_t>(by)) : std::nullopt;
-    };
-    std::uint32_t set = 0;
-    if (const auto now = of(from_version)) {
-      set = translated(tables.translation, *now);
-    } else if (const auto earlier = of(from_version - 1)) {
-      // Its place is taken now; should the next version_ not come about, this one goes by its own.
-      const std::uint32_t here = translated(last, *earlier);
-      (void)mark(object, from_version, here);
-      set = translated(tables.translation, here);
+    std::set<std::uint32_t> sets;
+    for (const vg_u64 slot : protection.by[from_version & 1]) {
+      if (slot >> 32 == from_version) {
+        sets.insert(static_cast<std::uint32_t>(slot));
+      }
     }
-    // Without one too: else the kernel would take the mark of the version_ before for news.
-    (void)mark(object, from_version + 1, set);
+    for (const vg_u64 slot : protection.by[~from_version & 1]) {
+      if (slot >> 32 != from_version - 1) {
+        continue;
+      }
+      // The slots of that version are taken now: this one has what it had there in its own.
+      if (const std::uint32_t here = translated(last, static_cast<std::uint32_t>(slot)); here != 0 && sets.insert(here).second) {
+        full = !protect(object, from_version, here) || full;
+      }
+    }
+    for (const std::uint32_t set : sets) {
+      if (const std::uint32_t there = translated(tables.translation, set); there != 0) {
+        full = !protect(object, from_version + 1, there) || full;
+      }
+    }
+  }
+  if (full) {
+    notes_.push_back(kNoRoom);
   }
 }
 
-// Protected files that have several names: the others protect them too.
-void BpfEnforcer::find_names(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version) {
+// Protected files that have several names: the others are protected too. While the programs are
+// attached nothing is missed: what is linked or renamed meanwhile they note themselves.
+void BpfEnforcer::find_links(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version) {
   bool full = false;
   LinkedFiles linked;
   const policy::Automaton& automaton = tables.automaton;
   const auto tag = [&](const Found& found) {
     if (const std::uint32_t set = automaton.match(automaton.head.path_start, found.path); set != 0) {
       const auto seen = look(found.fd);
-      const bool tagged = seen && mark(seen->object, for_version, set);
-      full = full || !tagged;
-      linked.add(found);
+      if (seen && protect(seen->object, for_version, set)) {
+        linked.add(found);
+      } else {
+        full = true;
+      }
     }
   };
-  add_notes(linked, scan(scan_starts(policy, globs_), tag, {.deadline = scan_deadline(links_.empty())}), notes_);
+  const auto changes = [&] { return std::atomic_ref(bss().names_changed).load(); };
+  const ScanOptions options{.deadline = scan_deadline(!in_force_)};
+  const ScanReport report = scan_until_stable(scan_starts(policy, globs_), changes, tag, options);
+  scanned_all_ = !report.gave_up && report.unread_total == 0;
+  add_notes(linked, report, notes_);
   if (full) {
-    notes_.push_back("more protected files with several names than there is room for; of some only the protected names hold");
+    notes_.push_back(kNoRoom);
   }
 }
 

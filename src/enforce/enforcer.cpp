@@ -46,10 +46,11 @@ void Counts::add_per_cpu(int map) {
   for (const vg_enforcement& one : per_cpu) {
     total.asked += one.asked + one.known;
     total.known += one.known;
-    total.unreadable += one.unreadable;
+    total.unknown += one.unknown;
+    total.refused_unknown += one.refused_unknown;
     total.no_memory += one.no_memory;
-    total.labels_full += one.labels_full;
-    total.no_lineage += one.no_lineage;
+    total.protected_inodes_full += one.protected_inodes_full;
+    total.no_ancestors += one.no_ancestors;
   }
 }
 

@@ -67,10 +67,11 @@ struct Counts {
 struct Heritage {
   std::optional<Mechanism> mechanism;  // that must stay
   std::uint32_t version = 0;
-  int labels = -1;  // maps of bpf/lib/judge.bpf.h
-  int decisions = -1;
-  int worker_decisions = -1;
-  int lineages = -1;
+  int protected_inodes = -1;  // maps of bpf/lib/decision.bpf.h
+  int mount_points = -1;
+  int refusals = -1;
+  int worker_refusals = -1;
+  int ancestries = -1;
   std::set<std::string> globs;             // whose files were looked at for other names
   std::vector<std::uint32_t> translation;  // from the version before into this one
 };
@@ -91,8 +92,9 @@ class Enforcer {
   Enforcer& operator=(const Enforcer&) = delete;
   virtual ~Enforcer() = default;
 
-  // Fails, with nothing attached, where the kernel never calls it.
-  virtual util::Result<void> attach() = 0;
+  // Fails, with nothing attached, where the kernel never calls it. The policy that it was opened with: files that it
+  // protects are looked for once the programs note what becomes of their names, and only then it decides.
+  virtual util::Result<void> attach(const policy::Policy& policy, const policy::Enforcement& tables) = 0;
 
   // The next version, `tables` compiled to follow the one in force. A decision is made by one of the two, and by the next once this returns.
   // An error: a rule that this kernel cannot hold (see open()), or the kernel's reason; then nothing has changed. It must fit what was loaded.
@@ -114,8 +116,8 @@ class Enforcer {
   [[nodiscard]] const std::string& pinned() const { return pinned_; }
 
   // Where it notes what it refused, for the programs that write events; lives as long as this.
-  [[nodiscard]] virtual int decisions() const = 0;
-  [[nodiscard]] virtual int worker_decisions() const = 0;
+  [[nodiscard]] virtual int refusals() const = 0;
+  [[nodiscard]] virtual int worker_refusals() const = 0;
 
   // Readable (POLLPRI) when something was mounted or unmounted here; then call mounts_changed().
   [[nodiscard]] int mounts_fd() const { return mountinfo_.get(); }

@@ -91,13 +91,13 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   }
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, program == skeleton->progs.look); }
-  for (bpf_map* unused : {skeleton->maps.tables, skeleton->maps.deeds, skeleton->maps.free_objects, skeleton->maps.labels, skeleton->maps.homes,
-                          skeleton->maps.lineages, skeleton->maps.rule_counts, skeleton->maps.names}) {
+  for (bpf_map* unused : {skeleton->maps.tables, skeleton->maps.decisions, skeleton->maps.unprotected_cache, skeleton->maps.protected_inodes, skeleton->maps.mount_points,
+                          skeleton->maps.host_views, skeleton->maps.candidates, skeleton->maps.ancestries, skeleton->maps.rule_counts, skeleton->maps.names}) {
     bpf_map__set_autocreate(unused, false);
   }
-  if (before != nullptr && before->decisions >= 0) {
-    bpf_map__reuse_fd(skeleton->maps.decisions, before->decisions);
-    bpf_map__reuse_fd(skeleton->maps.worker_decisions, before->worker_decisions);
+  if (before != nullptr && before->refusals >= 0) {
+    bpf_map__reuse_fd(skeleton->maps.refusals, before->refusals);
+    bpf_map__reuse_fd(skeleton->maps.worker_refusals, before->worker_refusals);
   }
   if (const int code = enforce_bpf__load(skeleton.get()); code != 0) {
     return util::fail(EX_UNAVAILABLE, fmt::format("cannot make the maps in which refusals are noted: {}", util::errno_text(-code)));
@@ -204,7 +204,7 @@ void FanotifyEnforcer::mark_file_systems() {
   }
 }
 
-util::Result<void> FanotifyEnforcer::attach() {
+util::Result<void> FanotifyEnforcer::attach(const policy::Policy& /*policy*/, const policy::Enforcement& /*tables*/) {
   thread_ = std::thread([this] { answer_all(); });
   mark_file_systems();
   for (const std::string& point : marked_) {
@@ -250,8 +250,8 @@ Heritage FanotifyEnforcer::heritage() const {
   Heritage heritage;
   heritage.mechanism = mechanism_;
   heritage.version = version_;
-  heritage.decisions = decisions();
-  heritage.worker_decisions = worker_decisions();
+  heritage.refusals = refusals();
+  heritage.worker_refusals = worker_refusals();
   return heritage;
 }
 
@@ -259,9 +259,9 @@ util::Result<void> FanotifyEnforcer::pin(const std::string& /*directory*/, const
   return util::fail(EX_UNAVAILABLE, "fanotify ends with its process");
 }
 
-int FanotifyEnforcer::decisions() const { return object_.map_fd("decisions"); }
+int FanotifyEnforcer::refusals() const { return object_.map_fd("refusals"); }
 
-int FanotifyEnforcer::worker_decisions() const { return object_.map_fd("worker_decisions"); }
+int FanotifyEnforcer::worker_refusals() const { return object_.map_fd("worker_refusals"); }
 
 Counts FanotifyEnforcer::counts() const {
   Counts counts = before_;
@@ -272,7 +272,7 @@ Counts FanotifyEnforcer::counts() const {
     }
   }
   counts.total.asked += asked_;
-  counts.total.unreadable += unreadable_;
+  counts.total.unknown += unreadable_;
   return counts;
 }
 
@@ -403,7 +403,7 @@ void FanotifyEnforcer::note(const Asked& asked, std::uint32_t rule, const Versio
   run.ctx_in = &look;
   run.ctx_size_in = sizeof look;
   (void)bpf_prog_test_run_opts(object_.program_fd("look"), &run);
-  vg_decision decision{};
+  vg_refusal decision{};
   decision.inode = look.inode;
   decision.rule = rule;
   decision.version = static_cast<vg_u16>(version.number);
@@ -416,7 +416,7 @@ void FanotifyEnforcer::note(const Asked& asked, std::uint32_t rule, const Versio
     thread.reset(static_cast<int>(syscall(SYS_pidfd_open, asked.tid, 0)));
   }
   const int fd = thread.get();
-  (void)bpf_map_update_elem(decisions(), &fd, &decision, BPF_ANY);
+  (void)bpf_map_update_elem(refusals(), &fd, &decision, BPF_ANY);
 }
 
 }  // namespace vfsguard::enforce

@@ -30,7 +30,7 @@ class FanotifyEnforcer final : public Enforcer {
   static util::Result<std::unique_ptr<Enforcer>> open(const policy::Policy& policy, const policy::Compiled& compiled, const Heritage* before);
   ~FanotifyEnforcer() override;
 
-  util::Result<void> attach() override;
+  util::Result<void> attach(const policy::Policy& policy, const policy::Enforcement& tables) override;
   util::Result<void> replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) override;
   [[nodiscard]] bool fits(const policy::Enforcement& /*tables*/) const override { return true; }
   [[nodiscard]] Heritage heritage() const override;
@@ -38,8 +38,8 @@ class FanotifyEnforcer final : public Enforcer {
   util::Result<void> pin(const std::string& directory, const policy::Policy& policy, const policy::Enforcement& tables) override;
   void unpin() override {}
   void cease() override;
-  [[nodiscard]] int decisions() const override;
-  [[nodiscard]] int worker_decisions() const override;
+  [[nodiscard]] int refusals() const override;
+  [[nodiscard]] int worker_refusals() const override;
   void mounts_changed() override { mark_file_systems(); }
   [[nodiscard]] Counts counts() const override;
   [[nodiscard]] std::uint64_t table_bytes() const override { return 0; }

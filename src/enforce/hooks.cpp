@@ -16,8 +16,8 @@ constexpr EnforcedHook kHooks[] = {
     {"file_receive", bit(VG_OP_OPEN), VG_AT_FILE_RECEIVE},
     {"mmap_file", kContents | bit(VG_OP_MMAP), VG_AT_MMAP_FILE},
     {"file_mprotect", kContents | bit(VG_OP_MMAP), VG_AT_FILE_MPROTECT},
-    {"file_ioctl", bit(VG_OP_IOCTL), VG_AT_FILE_IOCTL},
-    {"file_ioctl_compat", bit(VG_OP_IOCTL), VG_AT_FILE_IOCTL},
+    {"file_ioctl", bit(VG_OP_IOCTL) | kContents | bit(VG_OP_UNLINK), VG_AT_FILE_IOCTL},
+    {"file_ioctl_compat", bit(VG_OP_IOCTL) | kContents | bit(VG_OP_UNLINK), VG_AT_FILE_IOCTL},
     {"path_unlink", bit(VG_OP_UNLINK), VG_AT_PATH_UNLINK},
     {"path_rmdir", bit(VG_OP_RMDIR), VG_AT_PATH_RMDIR},
     {"path_mkdir", bit(VG_OP_MKDIR), VG_AT_PATH_MKDIR},
@@ -29,7 +29,18 @@ constexpr EnforcedHook kHooks[] = {
     {"file_truncate", bit(VG_OP_TRUNCATE), VG_AT_FILE_TRUNCATE},
     {"path_chmod", bit(VG_OP_CHMOD), VG_AT_PATH_CHMOD},
     {"path_chown", bit(VG_OP_CHOWN), VG_AT_PATH_CHOWN},
-    {"inode_setattr", bit(VG_OP_UTIMES), VG_AT_INODE_SETATTR},
+    {"inode_create", bit(VG_OP_CREATE), VG_AT_INODE_CREATE},
+    {"inode_mknod", bit(VG_OP_MKNOD) | bit(VG_OP_CREATE) | bit(VG_OP_BIND), VG_AT_INODE_MKNOD},
+    {"inode_mkdir", bit(VG_OP_MKDIR), VG_AT_INODE_MKDIR},
+    {"inode_symlink", bit(VG_OP_SYMLINK), VG_AT_INODE_SYMLINK},
+    {"inode_unlink", bit(VG_OP_UNLINK), VG_AT_INODE_UNLINK},
+    {"inode_rmdir", bit(VG_OP_RMDIR), VG_AT_INODE_RMDIR},
+    {"inode_link", bit(VG_OP_LINK), VG_AT_INODE_LINK},
+    {"inode_rename", bit(VG_OP_RENAME), VG_AT_INODE_RENAME},
+    {"inode_free_security", 0, 0},
+    {"inode_setattr",
+     bit(VG_OP_UTIMES) | bit(VG_OP_CHMOD) | bit(VG_OP_CHOWN) | bit(VG_OP_TRUNCATE),
+     VG_AT_INODE_SETATTR},
     {"inode_setxattr", bit(VG_OP_SETXATTR), VG_AT_INODE_SETXATTR},
     {"inode_set_acl", bit(VG_OP_SETXATTR), VG_AT_INODE_SETXATTR},
     {"inode_removexattr", bit(VG_OP_REMOVEXATTR), VG_AT_INODE_REMOVEXATTR},
@@ -42,7 +53,10 @@ constexpr EnforcedHook kHooks[] = {
 };
 
 // Always: they give what is protected another name, or end what was remembered.
-constexpr std::array<std::string_view, 4> kAlways{"path_link", "path_rename", "path_unlink", "path_rmdir"};
+constexpr std::array<std::string_view, 7> kAlways{"path_link",   "path_rename",
+                                                  "path_unlink", "path_rmdir",
+                                                  "inode_link",  "inode_rename",
+                                                  "inode_free_security"};
 
 constexpr std::array<std::string_view, 4> kNewer{"file_truncate", "inode_set_acl", "inode_remove_acl", "file_ioctl_compat"};
 

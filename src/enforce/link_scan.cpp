@@ -39,7 +39,8 @@ constexpr std::size_t kShownPath = 4096;    // bytes of a path in a report
 constexpr std::size_t kSkippedAtMost = 64;  // file systems in a report
 constexpr std::size_t kNotesOfAKind = 3;
 constexpr std::size_t kPathsShown = 3;
-constexpr int kRetries = 5;  // while the system is short of memory or descriptors
+constexpr std::size_t kFilesCounted = 65'536;  // below a start point; each takes memory
+constexpr int kRetries = 5;                    // while the system is short of memory or descriptors
 constexpr auto kRetryAfter = std::chrono::milliseconds(20);
 
 // File systems that are not walked. `remote`: a server, or a FUSE process, answers for them; it may
@@ -576,9 +577,9 @@ class Walk {
     if (above != nullptr && above->mnt != 0 && above->mnt == status.id.mnt) {
       return true;
     }
-    std::optional<std::string> type;
     const FileSystem* fs = nullptr;
-    if (status.id.mnt != 0 && (type = mounts_.type_of(status.id.mnt))) {
+    const auto type = status.id.mnt != 0 ? mounts_.type_of(status.id.mnt) : std::nullopt;
+    if (type) {
       fs = not_walked(*type);
     } else if (struct statfs about{}; fstatfs(fd, &about) == 0) {
       fs = not_walked(static_cast<std::uint32_t>(about.f_type));
@@ -699,10 +700,10 @@ class Walk {
     if (report_.unread.size() < options_.max_reported) {
       report_.unread.push_back({shortened(path), code, util::errno_text(code)});
     }
-    for (const std::string& start : starts_) {
-      if (below(start, path)) {
-        walk_behind(start, path);  // perhaps that one can be
-      }
+    // Perhaps those that were given below it can be: they come next in order.
+    for (auto it = std::ranges::upper_bound(starts_, path, before_in_tree);
+         it != starts_.end() && below(*it, path); ++it) {
+      walk_behind(*it, path);
     }
   }
 
@@ -881,6 +882,10 @@ void LinkedFiles::add(const Found& found) {
     it = starts_.emplace(found.start, Start{}).first;
   }
   Start& start = it->second;
+  if (start.files.size() == kFilesCounted) {
+    start.more = start.more || !start.files.contains({found.dev, found.ino});
+    return;
+  }
   if (start.files.emplace(found.dev, found.ino).second && start.paths.size() < kPathsShown) {
     start.paths.push_back(output::printable(shortened(found.path)));
   }
@@ -891,14 +896,15 @@ std::vector<std::string> LinkedFiles::describe() const {
   for (const auto& [path, start] : starts_) {
     const std::size_t n = start.files.size();
     const bool itself = n == 1 && start.paths.front() == output::printable(path);
-    notes.push_back(fmt::format("{} {} other hard links: every name of {} is protected{}",
-                                itself ? output::printable(path)
-                                       : fmt::format("{} {} below {}", n, n == 1 ? "file" : "files",
-                                                     output::printable(path)),
-                                n == 1 ? "has" : "have", n == 1 ? "it" : "them",
-                                itself ? ""
-                                       : fmt::format(" ({}{})", fmt::join(start.paths, ", "),
-                                                     n > start.paths.size() ? ", ..." : "")));
+    notes.push_back(
+        fmt::format("{} {} other hard links: every name of {} is protected{}",
+                    itself ? output::printable(path)
+                           : fmt::format("{}{} {} below {}", start.more ? "more than " : "", n,
+                                         n == 1 ? "file" : "files", output::printable(path)),
+                    n == 1 ? "has" : "have", n == 1 ? "it" : "them",
+                    itself ? ""
+                           : fmt::format(" ({}{})", fmt::join(start.paths, ", "),
+                                         n > start.paths.size() ? ", ..." : "")));
   }
   return notes;
 }

@@ -109,6 +109,7 @@ class LinkedFiles {
   struct Start {
     std::set<std::pair<dev_t, ino_t>> files;
     std::vector<std::string> paths;  // the first of them
+    bool more = false;               // than were counted
   };
   std::map<std::string, Start, std::less<>> starts_;
 };

@@ -380,7 +380,7 @@ TEST_F(LinkScan, MountsAreCrossedAndPseudoFileSystemsAreNot) {
       return {kSkip, "cannot mount"};
     }
     file("d/tmp/x");
-    ::link((root_ + "/d/tmp/x").c_str(), (root_ + "/d/tmp/y").c_str());
+    (void)!::link((root_ + "/d/tmp/x").c_str(), (root_ + "/d/tmp/y").c_str());
     mount((root_ + "/source").c_str(), (root_ + "/d/bind").c_str(), nullptr, MS_BIND, nullptr);
     const bool proc = mount("none", (root_ + "/d/proc").c_str(), "proc", 0, nullptr) == 0;
     const std::size_t names = found({root_ + "/d"}).size();
@@ -451,7 +451,7 @@ TEST_F(LinkScan, MountsBelowSkippedOnesAreWalked) {
     }
     directory("d/sys/sub");
     file("d/sys/sub/x");
-    ::link((root_ + "/d/sys/sub/x").c_str(), (root_ + "/d/sys/sub/y").c_str());
+    (void)!::link((root_ + "/d/sys/sub/x").c_str(), (root_ + "/d/sys/sub/y").c_str());
     const std::size_t below = found({root_, root_ + "/d/sys/sub"}).size();
     const std::size_t alone = found({root_ + "/d/sys/sub"}).size();
     return below == 2 && alone == 2 ? Said{} : Said{1, fmt::format("{} {}", below, alone)};
@@ -541,6 +541,14 @@ TEST_F(LinkScan, WhatIsLinkedIsCountedByFile) {
   scan({root_ + "/d/a"}, [&](const Found& f) { one.add(f); });
   EXPECT_THAT(one.describe(),
               ElementsAre(root_ + "/d/a has other hard links: every name of it is protected"));
+}
+
+TEST(LinkedFiles, AreCountedUpToABound) {
+  LinkedFiles linked;
+  for (ino_t ino = 0; ino < 70'000; ++ino) {
+    linked.add({.dev = 1, .ino = ino, .path = "/d/x", .start = "/d"});
+  }
+  EXPECT_THAT(linked.describe(), ElementsAre(HasSubstr("more than 65536 files below /d have")));
 }
 
 TEST(ScanStarts, AreTheFixedPartsOfRulesThatStopSomething) {

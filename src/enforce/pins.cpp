@@ -65,10 +65,11 @@ bool has_sizes(const util::UniqueFd& map, std::size_t key, std::size_t value) {
 Heritage Standing::heritage() const {
   Heritage heritage;
   heritage.version = description.version;
-  heritage.labels = labels.get();
-  heritage.decisions = decisions.get();
-  heritage.worker_decisions = worker_decisions.get();
-  heritage.lineages = description.forks != 0 ? lineages.get() : -1;
+  heritage.protected_inodes = protected_inodes.get();
+  heritage.mount_points = mount_points.get();
+  heritage.refusals = refusals.get();
+  heritage.worker_refusals = worker_refusals.get();
+  heritage.ancestries = description.forks != 0 ? ancestries.get() : -1;
   heritage.globs.insert(description.globs.begin(), description.globs.end());
   heritage.translation = description.translation;
   return heritage;
@@ -173,12 +174,14 @@ std::unique_ptr<Standing> Pins::standing(std::vector<std::string>& notes) const 
         continue;  // its agent died before, or after, it was in force
       }
       found->description = std::move(*description);
-      found->labels = pinned(found->directory, "labels");
-      found->decisions = pinned(found->directory, "decisions");
-      found->worker_decisions = pinned(found->directory, "worker_decisions");
-      found->lineages = pinned(found->directory, "lineages");
-      if (!has_sizes(found->labels, sizeof(vg_label), sizeof(vg_mark)) || !has_sizes(found->decisions, sizeof(int), sizeof(vg_decision)) ||
-          !has_sizes(found->worker_decisions, sizeof(vg_worker_key), sizeof(vg_decision)) || !has_sizes(found->lineages, sizeof(int), sizeof(vg_lineage))) {
+      found->protected_inodes = pinned(found->directory, "protected_inodes");
+      found->mount_points = pinned(found->directory, "mount_points");
+      found->refusals = pinned(found->directory, "refusals");
+      found->worker_refusals = pinned(found->directory, "worker_refusals");
+      found->ancestries = pinned(found->directory, "ancestries");
+      if (!has_sizes(found->protected_inodes, sizeof(vg_inode_key), sizeof(vg_protection)) ||
+          !has_sizes(found->mount_points, sizeof(vg_mount_point_key), sizeof(vg_mount_point)) || !has_sizes(found->refusals, sizeof(int), sizeof(vg_refusal)) ||
+          !has_sizes(found->worker_refusals, sizeof(vg_worker_key), sizeof(vg_refusal)) || !has_sizes(found->ancestries, sizeof(int), sizeof(vg_ancestry))) {
         notes.push_back(fmt::format("the enforcement in '{}' has not the maps of this version; what it marked is forgotten", found->directory));
         continue;
       }

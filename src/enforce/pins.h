@@ -3,7 +3,7 @@
 // the next agent goes on (docs/control.md).
 //
 //   DIRECTORY/N/link-*             what refuses
-//   DIRECTORY/N/labels, ...        its maps
+//   DIRECTORY/N/protected_inodes, ...        its maps
 //   DIRECTORY/N/who_enforces       the program by which another process becomes the agent
 //   DIRECTORY/N/about-VERSION      a description of the policy of that version, in a map; put there before the version is in force
 //
@@ -34,10 +34,11 @@ inline constexpr std::string_view kAbout = "about-";
 struct Standing {
   std::string directory;
   Description description;
-  util::UniqueFd labels;
-  util::UniqueFd decisions;
-  util::UniqueFd worker_decisions;
-  util::UniqueFd lineages;
+  util::UniqueFd protected_inodes;
+  util::UniqueFd mount_points;
+  util::UniqueFd refusals;
+  util::UniqueFd worker_refusals;
+  util::UniqueFd ancestries;
   policy::Policy policy;       // names and globs of its rules, for policy::Before
   policy::Enforcement tables;  // likewise
 

@@ -271,6 +271,37 @@ constexpr Numbered kIoctls[] = {{FS_IOC_SETFLAGS, "FS_IOC_SETFLAGS"},
                                 {0x4030582b, "FS_IOC_UNRESVSP64"},
                                 {0x40305839, "FS_IOC_ZERO_RANGE"},
                                 {TIOCSTI, "TIOCSTI"}};
+// Requests of file systems by type and number (bpf/lib/ioctl.bpf.h): 32-bit callers have another size.
+constexpr Numbered kFileSystemIoctls[] = {{'v' << 8 | 2, "FS_IOC_SETVERSION"},
+                                          {'f' << 8 | 4, "EXT4_IOC_SETVERSION"},
+                                          {'f' << 8 | 15, "EXT4_IOC_MOVE_EXT"},
+                                          {'f' << 8 | 17, "EXT4_IOC_SWAP_BOOT"},
+                                          {'X' << 8 | 10, "XFS_IOC_ALLOCSP"},
+                                          {'X' << 8 | 11, "XFS_IOC_FREESP"},
+                                          {'X' << 8 | 36, "XFS_IOC_ALLOCSP64"},
+                                          {'X' << 8 | 37, "XFS_IOC_FREESP64"},
+                                          {'X' << 8 | 40, "FS_IOC_RESVSP"},
+                                          {'X' << 8 | 41, "FS_IOC_UNRESVSP"},
+                                          {'X' << 8 | 42, "FS_IOC_RESVSP64"},
+                                          {'X' << 8 | 43, "FS_IOC_UNRESVSP64"},
+                                          {'X' << 8 | 57, "FS_IOC_ZERO_RANGE"},
+                                          {'X' << 8 | 109, "XFS_IOC_SWAPEXT"},
+                                          {'X' << 8 | 121, "XFS_IOC_FSSETDM_BY_HANDLE"},
+                                          {'X' << 8 | 123, "XFS_IOC_ATTRMULTI_BY_HANDLE"},
+                                          {'X' << 8 | 129, "XFS_IOC_EXCHANGE_RANGE"},
+                                          {'X' << 8 | 131, "XFS_IOC_COMMIT_RANGE"},
+                                          {0x94 << 8 | 1, "BTRFS_IOC_SNAP_CREATE"},
+                                          {0x94 << 8 | 14, "BTRFS_IOC_SUBVOL_CREATE"},
+                                          {0x94 << 8 | 15, "BTRFS_IOC_SNAP_DESTROY"},
+                                          {0x94 << 8 | 17, "BTRFS_IOC_TREE_SEARCH"},
+                                          {0x94 << 8 | 23, "BTRFS_IOC_SNAP_CREATE_V2"},
+                                          {0x94 << 8 | 24, "BTRFS_IOC_SUBVOL_CREATE_V2"},
+                                          {0x94 << 8 | 26, "BTRFS_IOC_SUBVOL_SETFLAGS"},
+                                          {0x94 << 8 | 37, "BTRFS_IOC_SET_RECEIVED_SUBVOL"},
+                                          {0x94 << 8 | 38, "BTRFS_IOC_SEND"},
+                                          {0x94 << 8 | 63, "BTRFS_IOC_SNAP_DESTROY_V2"},
+                                          {0x94 << 8 | 64, "BTRFS_IOC_ENCODED_IO"},
+                                          {0xf5 << 8 | 9, "F2FS_IOC_MOVE_RANGE"}};
 constexpr Numbered kPtraceRequests[] = {{PTRACE_TRACEME, "PTRACE_TRACEME"},  {PTRACE_POKETEXT, "PTRACE_POKETEXT"},   {PTRACE_POKEDATA, "PTRACE_POKEDATA"},
                                         {PTRACE_POKEUSER, "PTRACE_POKEUSR"}, {PTRACE_SETREGS, "PTRACE_SETREGS"},     {PTRACE_SETFPREGS, "PTRACE_SETFPREGS"},
                                         {PTRACE_ATTACH, "PTRACE_ATTACH"},    {PTRACE_SETREGSET, "PTRACE_SETREGSET"}, {PTRACE_SEIZE, "PTRACE_SEIZE"}};
@@ -376,6 +407,18 @@ std::string_view second_name(unsigned call) {
   }
 }
 std::string_view via_name(unsigned via) { return at(kVia, via); }
+std::string_view cause_name(unsigned cause) {
+  static constexpr std::array<std::string_view, VG_UNKNOWN_COUNT> kCauses{
+      "",         "long_path",  "disconnected",     "ambiguous_name",
+      "mounts",   "many_names", "many_descriptors", "unknown_requester"};
+  return cause < kCauses.size() ? kCauses[cause] : std::string_view{};
+}
+
+std::string_view matched_by_name(unsigned matched_by) {
+  static constexpr std::array<std::string_view, 4> kNames{"", "path", "host_path", "inode"};
+  return matched_by < kNames.size() ? kNames[matched_by] : std::string_view{};
+}
+
 std::string_view mechanism_name(unsigned mechanism) {
   switch (mechanism) {
     case VG_MECHANISM_LSM: return "lsm";
@@ -520,7 +563,12 @@ bool append_attributes(std::uint32_t request, std::uint64_t value, std::string& 
   }
 }
 
-std::string ioctl_name(std::uint32_t request) { return name_of(kIoctls, request); }
+std::string ioctl_name(std::uint32_t request) {
+  const auto exact = std::ranges::find(kIoctls, request, &Numbered::number);
+  return exact == std::end(kIoctls) && std::ranges::find(kFileSystemIoctls, request & 0xffff, &Numbered::number) != std::end(kFileSystemIoctls)
+             ? name_of(kFileSystemIoctls, request & 0xffff)
+             : name_of(kIoctls, request);
+}
 std::string ptrace_name(std::uint64_t request) { return name_of(kPtraceRequests, request); }
 std::string bpf_name(std::uint64_t command) { return command < std::size(kBpfCommands) ? std::string(kBpfCommands[command]) : std::to_string(command); }
 std::string family_name(unsigned family) { return name_of(kFamilies, family); }

@@ -38,6 +38,10 @@ std::uint64_t call_operations(unsigned call);
 std::string_view second_name(unsigned call);
 std::string_view via_name(unsigned via);
 std::string_view hook_name(unsigned hook);
+// Why an object or a requester was not known (VG_UNKNOWN_*), and by which of its names an object was
+// (VG_MATCHED_*); empty for none.
+std::string_view cause_name(unsigned cause);
+std::string_view matched_by_name(unsigned matched_by);
 std::string_view mechanism_name(unsigned mechanism);  // who carried a verdict out (VG_MECHANISM_*)
 std::string_view file_type_name(std::uint32_t imode);
 

@@ -75,7 +75,7 @@ struct FlagText {
 };
 constexpr FlagText kPathFlags[] = {
     {VG_PATH_TRUNCATED, "truncated"},    {VG_PATH_DELETED, "deleted"},           {VG_PATH_OUTSIDE, "outside_root"},   {VG_PATH_DETACHED, "detached"},
-    {VG_PATH_ANONYMOUS, "anonymous"},    {VG_PATH_DISCONNECTED, "disconnected"}, {VG_RAW_TRUNCATED, "raw_truncated"}, {VG_RAW_FAULT, "raw_fault"},
+    {VG_PATH_ANONYMOUS, "anonymous"},    {VG_PATH_DISCONNECTED, "disconnected"}, {VG_PATH_AMBIGUOUS, "ambiguous"},    {VG_RAW_TRUNCATED, "raw_truncated"}, {VG_RAW_FAULT, "raw_fault"},
     {VG_RAW_CHANGED, "raw_changed"},     {VG_BASE_UNKNOWN, "base_unknown"},      {VG_NO_RESULT, "no_result"},         {VG_CWD_DELETED, "cwd_deleted"},
     {VG_CWD_TRUNCATED, "cwd_truncated"}, {VG_PATH_NOT_ON_HOST, "not_on_host"},
 };
@@ -612,6 +612,12 @@ void JsonFormatter::append(const event::Operation& operation, std::string& out) 
     out += e.verdict != VG_VERDICT_NONE ? "\"enforced\":true,\"denied_by\":\"vfsguard\"," : "\"enforced\":false,";
     if (e.verdict != VG_VERDICT_NONE) {
       word("mechanism", event::mechanism_name(e.mechanism), out);
+      if (const std::string_view name = event::matched_by_name(e.matched_by); !name.empty()) {
+        word("matched_by", name, out);
+      }
+      if (const std::string_view cause = event::cause_name(e.cause); !cause.empty()) {
+        word("cause", cause, out);
+      }
     }
   }
   if (!operation.policies.empty()) {

@@ -206,6 +206,15 @@ class RecordedReader {
     if (is_true("enforced")) {
       e_.verdict = verdict == "kill" ? VG_VERDICT_KILL : VG_VERDICT_DENY;
     }
+    const auto named = [](std::string_view name, unsigned count, auto name_of) {
+      unsigned value = count - 1;
+      while (value > 0 && (name.empty() || name_of(value) != name)) {
+        --value;
+      }
+      return static_cast<vg_u8>(value);
+    };
+    e_.matched_by = named(text("matched_by"), VG_MATCHED_INODE + 1, event::matched_by_name);
+    e_.cause = named(text("cause"), VG_UNKNOWN_COUNT, event::cause_name);
     simdjson::dom::array policies;
     if (from_["policies"].get(policies) == simdjson::SUCCESS) {
       for (const element& one : policies) {

@@ -62,11 +62,17 @@ class Builder {
     if (!compilation) {
       return util::pass_on(std::move(compilation.error()).context(policy_.file));
     }
-    std::vector<std::uint32_t> all(clauses_.size());
-    for (std::uint32_t i = 0; i < all.size(); ++i) {
-      all[i] = i;
+    std::vector<std::uint32_t> enforcing;
+    vg_u64 operations = 0;
+    std::uint32_t kinds = 0;
+    for (std::uint32_t i = 0; i < clauses_.size(); ++i) {
+      operations |= clauses_[i].operations;
+      kinds |= clauses_[i].only_kinds | clauses_[i].unless_kinds;
+      if (clauses_[i].enforce != 0) {
+        enforcing.push_back(i);
+      }
     }
-    const std::uint32_t any = add_range(all);
+    const std::uint32_t any = add_range(enforcing);
     std::vector<std::uint32_t> translation;
     std::vector<std::uint32_t> exe_translation;
     if (before != nullptr) {
@@ -80,6 +86,10 @@ class Builder {
     head.cgroup_start = compilation->starts[kGroups];
     head.above_start = compilation->starts[kAbove];
     head.any_set = any;
+    const auto is_ascii = [](const Glob& glob) {
+      return std::ranges::all_of(glob.text, [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+    };
+    head.globs = std::ranges::all_of(patterns_[kPaths].globs, is_ascii) ? 0 : VG_GLOBS_NOT_ASCII;
     const std::vector<vg_member> members = hash_members();
     head.members_mask = static_cast<std::uint32_t>(members.size() - 1);
     TableImage image;
@@ -98,7 +108,7 @@ class Builder {
       head.exes_translated = static_cast<vg_u32>(exe_translation.size());
     }
     Enforcement result;
-    result.kinds = ranges_[any].kinds;
+    result.kinds = kinds;
     result.exe_sets.resize(subject_sets_[kExecutables].size() + 1);
     for (const auto& [globs, set] : subject_sets_[kExecutables]) {
       for (const std::uint32_t glob : globs) {
@@ -111,8 +121,8 @@ class Builder {
         result.set_rules[set].push_back(clauses_[clause].rule);
       }
     }
-    for (const vg_clause& clause : clauses_) {
-      result.set_rules[any].push_back(clause.rule);
+    for (const std::uint32_t clause : enforcing) {
+      result.set_rules[any].push_back(clauses_[clause].rule);
     }
     result.translation = std::move(translation);
     result.automaton = std::move(compilation->automaton);
@@ -122,7 +132,7 @@ class Builder {
       return util::fail(EX_CONFIG, fmt::format("{}: its tables take {} MiB of kernel memory, more than {}; use fewer globs, or fewer '?' and '*' in them",
                                                policy_.file, result.tables.size() >> 20, kMaxTableBytes >> 20));
     }
-    result.operations = ranges_[any].operations;
+    result.operations = operations;
     result.rules = static_cast<std::uint32_t>(policy_.rules.size());
     result.clauses = static_cast<std::uint32_t>(clauses_.size());
     result.sets = static_cast<std::uint32_t>(ranges_.size());

@@ -893,9 +893,15 @@ const Rule* deciding_rule(const Policy& policy, const Compiled& compiled, const 
 bool attribute(const Policy& policy, const Compiled& compiled, event::Operation& operation, const Refusal* carried_out) {
   std::vector<std::uint32_t> both;
   // What was carried out is the kernel's to say: it knows the object by its other names too.
-  bool decided = carried_out != nullptr;
+  const bool refused = operation.raw.verdict != VG_VERDICT_NONE;
+  const bool unknown = refused && operation.raw.cause != VG_UNKNOWN_NONE;  // nobody's rule
+  bool decided = carried_out != nullptr || unknown;
   if (decided) {
-    operation.verdict = action_name(operation.raw.verdict == VG_VERDICT_KILL ? Action::kKill : carried_out->action);  // some can only kill
+    operation.verdict = action_name(operation.raw.verdict == VG_VERDICT_KILL ? Action::kKill : Action::kDeny);
+  }
+  if (unknown) {
+    operation.severity = "high";
+  } else if (carried_out != nullptr) {
     operation.policies.push_back(carried_out->name);
     operation.severity = carried_out->severity;
   }
@@ -915,7 +921,7 @@ bool attribute(const Policy& policy, const Compiled& compiled, event::Operation&
       operation.severity = rule.severity;
     }
   }
-  return !operation.policies.empty();
+  return unknown || !operation.policies.empty();
 }
 
 bool enforces(const Policy& policy) {

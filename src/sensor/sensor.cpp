@@ -383,11 +383,11 @@ void Sensor::State::choose_programs(vfsguard_bpf& skeleton, const Filter& filter
   operations = followed(filter.operations);
   // What an open may not do, reads and maps of an older descriptor may not either. Kprobes on every read would cost more than they tell.
   constexpr std::uint64_t kReadsAndWrites = event::operation_bit(VG_OP_READ) | event::operation_bit(VG_OP_WRITE);
-  if (filter.decisions >= 0 && hook != Hook::kKprobe) {
+  if (filter.refusals >= 0 && hook != Hook::kKprobe) {
     refused_accesses = (operations & kReadsAndWrites) == 0;
     operations |= kReadsAndWrites | event::operation_bit(VG_OP_MMAP);
   }
-  if (filter.decisions >= 0) {
+  if (filter.refusals >= 0) {
     operations |= event::operation_bit(VG_OP_RENAME);  // of a directory that protected paths lead through, which no rule needs to name
   }
   programs = {"process_fork", "process_exec", "process_exit", "who_am_i", "finish"};
@@ -447,7 +447,7 @@ void Sensor::State::set_knobs(vfsguard_bpf& skeleton, const Filter& filter) {
   knobs.follow_children = filter.follow_children ? 1 : 0;
   knobs.match_operations = filter.set_operations.empty() ? 0 : 1;
   knobs.refused_accesses = refused_accesses ? 1 : 0;
-  knobs.enforcing = filter.decisions >= 0 ? 1 : 0;
+  knobs.enforcing = filter.refusals >= 0 ? 1 : 0;
   knobs.killing = filter.killing ? 1 : 0;
 }
 
@@ -459,14 +459,14 @@ void Sensor::State::size_maps(vfsguard_bpf& skeleton, const Options& options) {
   resize(skeleton.maps.aggregates_odd, options.aggregates);
   aggregates = options.aggregates > 0;
   skeleton.rodata->aggregate = aggregates ? 1 : 0;
-  if (filter.decisions >= 0) {
-    bpf_map__reuse_fd(skeleton.maps.decisions, filter.decisions);
-    bpf_map__reuse_fd(skeleton.maps.worker_decisions, filter.worker_decisions);
+  if (filter.refusals >= 0) {
+    bpf_map__reuse_fd(skeleton.maps.refusals, filter.refusals);
+    bpf_map__reuse_fd(skeleton.maps.worker_refusals, filter.worker_refusals);
   }
   tables = policy::kernel_tables(filter.automaton, filter.set_operations);
   table_size = std::max(tables.size(), options.tables_at_least);
   asked = filter.operations;
-  enforcing = filter.decisions >= 0;
+  enforcing = filter.refusals >= 0;
   killing = filter.killing;
   bpf_map__set_value_size(skeleton.maps.tables, static_cast<__u32>(table_size));
   skeleton.rodata->table_mask = static_cast<__u32>(table_size - 1);
@@ -738,7 +738,7 @@ util::Result<void> Sensor::attach() {
 }
 
 bool Sensor::fits(const Filter& filter) const {
-  return (filter.operations & ~state_->asked) == 0 && (filter.decisions >= 0) == state_->enforcing && filter.killing == state_->killing &&
+  return (filter.operations & ~state_->asked) == 0 && (filter.refusals >= 0) == state_->enforcing && filter.killing == state_->killing &&
          policy::kernel_tables(filter.automaton, filter.set_operations).size() <= state_->table_size;
 }
 

@@ -39,8 +39,8 @@ struct Filter {
   bool by_path = false;  // automaton.head.path_start decides
   bool by_exe = false;   // automaton.head.exe_start decides
   policy::Automaton automaton;
-  int decisions = -1;  // the maps in which enforcement notes what it refused (enforce::Enforcer); not owned
-  int worker_decisions = -1;
+  int refusals = -1;  // the maps in which enforcement notes what it refused (enforce::Enforcer); not owned
+  int worker_refusals = -1;
   bool killing = false;                       // ... among it calls that went on
   std::vector<std::uint64_t> set_operations;  // per match set: bit per VG_OP_*; empty: `operations` alone counts
 };

@@ -1059,6 +1059,7 @@ def test_enforcement_of_names_that_were_there_before(d):
     got = [(os.path.relpath(e["path"], d), e["operation"], e["verdict"], e["mechanism"], e["policy"]) for e in t.events() if e.get("enforced")]
     check(("open/alias", "open", "deny", "lsm", "keys") in got and ("keys/a", "read", "deny", "lsm", "keys") in got and len(got) == 5, got)
     check("rule 'keys': stopped 5" in t.summary, t.summary)
+    check(f"note: 1 file below {d}/keys has other hard links: every name of it is protected ({d}/keys/a)\n" in t.summary, t.summary)
     check(cat(f"{d}/keys/a").returncode == 0, "it is refused although the agent has ended")
 
 
