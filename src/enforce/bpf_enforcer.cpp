@@ -11,6 +11,7 @@
 #include <atomic>
 #include <bit>
 #include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
@@ -154,6 +155,11 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   if (bpf_prog_test_run_opts(object_.program_fd("who_enforces"), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
+  decided_ = tables.operations;
+  tgid_ = bss().agent_tgid;
+  start_ = bss().agent_start;
+  marks_ = sensor::HashEntries(object_.map("labels"));
+  homes_ = sensor::HashEntries(object_.map("homes"));
   return {};
 }
 
@@ -164,6 +170,7 @@ util::Result<void> BpfEnforcer::fill(const policy::Enforcement& tables, std::uin
   if (bpf_map_update_elem(object_.map_fd("tables"), &place, image.data(), BPF_ANY) != 0) {
     return util::fail_errno(EX_OSERR, "cannot fill the tables of enforcement");
   }
+  images_[place] = sensor::Image::of(tables.tables, table_size_);
   return {};
 }
 
@@ -265,6 +272,7 @@ util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, c
       }
     }
     e.find_names(opening.policy, opening.tables, e.version_);
+    e.note_marks();
   }
   e.remember(opening.policy, opening.tables);
   return enforcer;
@@ -307,10 +315,13 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
   // From here on it is in force. What was begun before goes on by the old one, whose place is free again only then.
   auto waited = grace_->wait();
   decided.store(tables.operations);
+  decided_ = tables.operations;
   for (const auto& [name, counts] : rule_counts(version_)) {
     before_.add(name, counts);
   }
+  images_[version_ & 1] = {};
   version_ = next;
+  note_marks();
   states_ = std::move(*states);
   remember(policy, tables);
   if (!pinned_.empty()) {
@@ -326,9 +337,37 @@ sensor::Inventory BpfEnforcer::inventory() const {
   for (std::size_t i = 0; i < links_.size(); ++i) {
     sensor::add_link(inventory, "enforce", std::to_string(i), links_[i].get());
   }
-  sensor::add_contents(inventory, "enforce", object_.map_fd("tables"), version_ & 1, table_size_);
   return inventory;
 }
+
+void BpfEnforcer::register_state(guard::KernelState& state) {
+  constexpr std::string_view kBss = "enforce/.bss";
+  constexpr std::string_view kData = "enforce/.data";
+  state.add_word(kBss, "enforce/decided_operations", bss().decided_operations, decided_);
+  state.add_word(kBss, "enforce/agent_tgid", bss().agent_tgid, tgid_);
+  state.add_word(kBss, "enforce/agent_start", bss().agent_start, start_);
+  state.add_word(kData, "enforce/policy_version", data().policy_version, version_);
+  state.add_counter(kData, "enforce/generation", data().generation, generation_seen_);
+  if (known_marks_.size() > 0) {
+    state.add_word(kBss, "enforce/labels_given", bss().labels_given, 1);
+  }
+  images_[version_ & 1].register_at(state, "enforce/tables", "tables enforce", object_.map_fd("tables"), version_ & 1);
+  state.add_entries("enforce/homes", known_homes_, homes_);
+  // A program sets the set of the version in force where there is none yet, and removes nothing.
+  state.add_entries("enforce/labels", known_marks_, marks_, [slot = version_ & 1, version = version_](const std::byte* was, const std::byte* is) {
+    if (is == nullptr) {
+      return false;
+    }
+    vg_mark before{};
+    vg_mark now{};
+    std::memcpy(&before, was, sizeof before);
+    std::memcpy(&now, is, sizeof now);
+    const bool unset = before.by[slot] >> 32 != version || static_cast<std::uint32_t>(before.by[slot]) == 0;
+    return unset && before.by[slot ^ 1] == now.by[slot ^ 1];
+  });
+}
+
+void BpfEnforcer::state_restored() { std::atomic_ref(data().generation).fetch_add(1); }
 
 bool BpfEnforcer::fits(const policy::Enforcement& tables) const {
   const bool hooked = std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });

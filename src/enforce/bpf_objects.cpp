@@ -61,9 +61,18 @@ void BpfEnforcer::find_homes() {
     }
     const vg_home home{.mnt = seen->mnt, .mnt_id = seen->mnt_id, .pad = 0};
     const __u32 key = seen->object.dev;
-    bpf_map_update_elem(object_.map_fd("homes"), &key, &home, BPF_ANY);
+    if (bpf_map_update_elem(object_.map_fd("homes"), &key, &home, BPF_ANY) == 0) {
+      known_homes_.set(guard::bytes_of(key), guard::bytes_of(home));
+    }
   }
   std::atomic_ref(data().generation).fetch_add(1);
+}
+
+// As the map holds them now, all is as it must be.
+void BpfEnforcer::note_marks() {
+  if (auto all = marks_.read()) {
+    known_marks_.take(std::move(*all));
+  }
 }
 
 bool BpfEnforcer::mark(const vg_label& object, std::uint32_t for_version, std::uint32_t set) {
