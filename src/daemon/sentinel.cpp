@@ -249,8 +249,14 @@ void Sentinel::check_state(guard::KernelState::Depth depth) {
     ptrace_->register_state(state);
   }
   const std::vector<guard::Change> changes = state.check(depth);
-  if (!changes.empty() && enforcer != nullptr) {
+  if (changes.empty()) {
+    return;
+  }
+  if (enforcer != nullptr) {
     enforcer->state_restored();
+  }
+  if (ptrace_) {
+    take_accesses();  // who wrote while it was being compared
   }
   for (const guard::Change& change : changes) {
     tell_change(change);
@@ -295,16 +301,17 @@ void Sentinel::tell_change(const guard::Change& change) {
   tell_(std::move(notice));
 }
 
-// The last one that may have written to it; else the last one who opened a program, which can be run, or called bpf(2) at all.
+// The last one that may have written to it, or opened a program, which can be run: that only where it came clearly later. Else who called bpf(2) at all.
 const Sentinel::Stranger* Sentinel::who_changed(const std::string& map) const {
   const Stranger* found = nullptr;
-  int rank_of_found = 0;
+  std::uint64_t best = 0;
   for (const Stranger& one : strangers_) {
     const bool program = std::ranges::any_of(one.objects, [](const std::string& object) { return object.starts_with("program "); });
-    const int rank = one.writable.contains("map " + map) ? 3 : program ? 2 : one.objects.empty() ? 1 : 0;
-    if (rank > rank_of_found || (rank != 0 && rank == rank_of_found && one.seen_ns > found->seen_ns)) {
+    const bool wrote = one.writable.contains("map " + map);
+    const std::uint64_t score = wrote ? one.seen_ns : program ? one.seen_ns - std::min(one.seen_ns, kSecond) : one.objects.empty() ? 1 : 0;
+    if (score > best || (score == 1 && best == 1 && one.seen_ns > found->seen_ns)) {
       found = &one;
-      rank_of_found = rank;
+      best = score;
     }
   }
   return found;

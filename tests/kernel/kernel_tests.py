@@ -3161,7 +3161,10 @@ def once_test_what_root_writes_to_the_kernel_side_is_restored(d):
 
         def restored(what, action, name, *more):
             by, _ = tamper(t, action, name, *more)
-            wait_until(lambda: changed(t, what, by), f"record of {what}")
+            try:
+                wait_until(lambda: changed(t, what, by), f"record of {what} by {by}")
+            except Failure as e:
+                raise Failure(f"{e}; there are {integrity(t)[-3:]}")
             n = changed(t, what, by)
             check(n["restored"] and n["severity"] == "critical" and n["by_uid"] == 0 and n["by_comm"].startswith("python3") and not n["success"], n)
             check(holds(), f"{what}: not refused any more")
