@@ -100,6 +100,7 @@ class Pipeline {
   void add_digests(event::Notice& notice) const;
   void watch_clock();
   void watch_output();
+  void look_for_pause(std::uint64_t waited_ns);
   void tell_pause(const guard::Pause& pause);
   void reopen_output();
   void open_state();
@@ -298,6 +299,7 @@ void Pipeline::deny_objects() {
         sentinel_->objects_changed();
       }
     } else {
+      pauses_.excuse(guard::Clocks::now());
       tell_response(action, "deny", fmt::format("{} is refused to everybody, until the next reload", action.path));
       if (sentinel_) {
         sentinel_->changed();
@@ -442,6 +444,9 @@ util::Result<void> Pipeline::flush() {
   if (auto done = sink_.flush(); !done) {
     return done;
   }
+  if (!sink_.is_file()) {
+    pauses_.excuse(guard::Clocks::now());  // it may have waited for who reads it
+  }
   if (const int trouble = sink_.take_trouble(); trouble != 0) {
     // Once in ten seconds: the reader must know, and must not drown.
     const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
@@ -476,14 +481,7 @@ util::Result<void> Pipeline::drop_capabilities(bool last) {
 
 util::Result<void> Pipeline::loop() {
   const std::uint64_t deadline = options_.duration ? util::clock_ns(CLOCK_MONOTONIC) + nanoseconds(*options_.duration) : 0;
-  const auto look_for_pause = [this](std::uint64_t waited_ns) {
-    if (const auto pause = pauses_.look(guard::Clocks::now(), waited_ns); pause && options_.agent) {
-      tell_pause(*pause);
-    }
-  };
   while (!enough()) {
-    // What is between these may wait for others: a disk, who reads the output.
-    pauses_.excuse(guard::Clocks::now());
     auto consumed = sensor_->consume(kBatchRecords);
     if (!consumed) {
       return util::pass_on(consumed.error());
@@ -576,13 +574,11 @@ util::Result<void> Pipeline::loop() {
         watched = 7;
       }
     }
-    pauses_.excuse(guard::Clocks::now());
+    look_for_pause(0);
     if (poll(fds.data(), watched, timeout) < 0 && errno != EINTR) {
       return util::fail_errno(EX_OSERR, "poll");
     }
-    if (timeout >= 0) {
-      look_for_pause(nanoseconds(std::chrono::milliseconds(timeout)));
-    }
+    look_for_pause(timeout < 0 ? ~std::uint64_t{0} / 2 : nanoseconds(std::chrono::milliseconds(timeout)));
     if ((fds[0].revents & POLLIN) != 0) {
       signalfd_siginfo info{};
       if (read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo == SIGHUP && options_.governor) {
@@ -855,6 +851,7 @@ void Pipeline::tell_stop() {
 }
 
 void Pipeline::after_change(std::string_view what, const util::Result<void>& done) {
+  pauses_.excuse(guard::Clocks::now());  // it waited for the kernel
   tell_change(what, done);
   tell_mechanism();
   take_detector();
@@ -892,12 +889,19 @@ void Pipeline::watch_clock() {
   tell(std::move(notice));
 }
 
+void Pipeline::look_for_pause(std::uint64_t waited_ns) {
+  if (const auto pause = pauses_.look(guard::Clocks::now(), waited_ns); pause && options_.agent) {
+    tell_pause(*pause);
+  }
+}
+
 // It ran not at all, or not for us: events wait in the rings meanwhile, as far as they have room, and detection is late.
 void Pipeline::tell_pause(const guard::Pause& pause) {
   const double seconds = static_cast<double>(pause.up_to_ns) / 1e9;
-  event::Notice notice{.operation = "unwatched",
-                       .severity = "high",
-                       .message = fmt::format("the agent did not run for up to {:.1f} s: it was stopped or frozen, or had no CPU", seconds)};
+  event::Notice notice{
+      .operation = "unwatched",
+      .severity = "high",
+      .message = fmt::format("the agent did not run for up to {:.1f} s: it was stopped or frozen, or had no CPU, or waited for its disk", seconds)};
   notice.fields = {{"cause", "\"stopped\""},
                    {"seconds", fmt::format("{:.3f}", seconds)},
                    {"since", fmt::format("{}.{:06}", wall_.at(pause.since_ns) / 1'000'000'000u, wall_.at(pause.since_ns) % 1'000'000'000u / 1000)}};
