@@ -474,6 +474,7 @@ void Sensor::State::size_maps(vfsguard_bpf& skeleton, const Options& options) {
   enforcing = filter.decisions >= 0;
   killing = filter.killing;
   bpf_map__set_value_size(skeleton.maps.tables, static_cast<__u32>(table_size));
+  bpf_map__set_map_flags(skeleton.maps.tables, BPF_F_RDONLY_PROG);  // no program writes it, ours or anybody's
   skeleton.rodata->table_mask = static_cast<__u32>(table_size - 1);
   skeleton.data->policy_version = version;
   resize(skeleton.maps.comms, filter.comms.size());
