@@ -368,9 +368,6 @@ void Sentinel::take_accesses() {
                .severity = "medium",
                .message = fmt::format("{} did the same {} times more", name_of(one.who), one.repeated),
                .fields = {{"count", std::to_string(one.repeated)}, {"by_pid", std::to_string(one.who.pid)}}});
-        one.told.clear();
-        one.objects.clear();
-        one.objects.insert(one.writable.begin(), one.writable.end());
       }
       one.told_ns = now;
       one.repeated = 0;
