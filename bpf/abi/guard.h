@@ -28,4 +28,24 @@ struct vg_held_off {
 	char target_comm[16];
 };
 
+/* What of ours has an id in the kernel: keys of the map `guarded`. */
+#define VG_GUARDED_MAP 1
+#define VG_GUARDED_PROGRAM 2
+#define VG_GUARDED_LINK 3
+#define VG_GUARDED_KEY(kind, id) ((vg_u64)(kind) << 32 | (id))
+#define VG_GUARDED_MAX 8192
+
+#define VG_FMODE_WRITE 2 /* FMODE_WRITE of include/linux/fs.h */
+
+/* Somebody else got a descriptor of it. */
+struct vg_bpf_access {
+	vg_u64 start_ns; /* as in struct vg_held_off */
+	vg_u64 key;      /* VG_GUARDED_KEY */
+	vg_u32 pid;
+	vg_u32 uid;
+	vg_u32 fmode; /* of a map: bit 0 may read, VG_FMODE_WRITE */
+	vg_u32 pad;
+	char comm[16];
+};
+
 #endif

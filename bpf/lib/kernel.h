@@ -33,6 +33,18 @@ struct bpf_iter__task {
 	struct task_struct *task;
 };
 
+struct bpf_map {
+	__u32 id;
+};
+
+struct bpf_prog_aux {
+	__u32 id;
+};
+
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
+};
+
 struct seqcount {
 	unsigned int sequence;
 };

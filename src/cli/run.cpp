@@ -70,8 +70,9 @@ daemon::PolicySource source_of(const RunText& text) {
                               .keep_going = text.keep_going,
                               .pins = text.pins};
   // What is done to the agent itself is seen whatever the policy asks for.
-  source.always.operations = event::operation_bit(VG_OP_PTRACE) | event::operation_bit(VG_OP_OPEN);
-  source.always.anywhere = event::operation_bit(VG_OP_PTRACE);
+  constexpr std::uint64_t kToTheAgent = event::operation_bit(VG_OP_PTRACE) | event::operation_bit(VG_OP_BPF);
+  source.always.operations = kToTheAgent | event::operation_bit(VG_OP_OPEN);
+  source.always.anywhere = kToTheAgent;
   for (const char* place : {"/proc/{}/mem", "/proc/{}/task/*/mem"}) {
     source.always.places.push_back({policy::parse_glob(fmt::format(fmt::runtime(place), getpid())).value(), event::operation_bit(VG_OP_OPEN)});
   }

@@ -99,6 +99,10 @@ class Pipeline {
   [[nodiscard]] std::string_view mechanism();  // that carries out rules
   void add_digests(event::Notice& notice) const;
   void watch_clock();
+  void watch_output();
+  void look_for_pause(std::uint64_t waited_ns);
+  void tell_pause(const guard::Pause& pause);
+  void reopen_output();
   void open_state();
   void keep_back(std::span<const std::byte> data, bool asked_for);
   util::Result<void> write_aggregates();
@@ -156,6 +160,8 @@ class Pipeline {
   std::string exe_digest_;  // of this program's file; it does not change while it runs
   std::optional<guard::State> state_;
   std::optional<guard::ClockWatch> clock_;
+  guard::PauseWatch pauses_;
+  std::uint64_t output_due_ns_ = 0;  // CLOCK_MONOTONIC
   std::optional<Sentinel> sentinel_;
   Notifier manager_;
   std::uint64_t alive_due_ns_ = 0;
@@ -289,7 +295,11 @@ void Pipeline::deny_objects() {
     const std::string why = "response to " + detector_->head(action.node).label();
     if (auto done = options_.governor->deny_object(action.path, why, recorder()); !done) {
       tell_response(action, "deny_failed", fmt::format("{} was to be refused to everybody: {}", action.path, done.error().message));
+      if (sentinel_) {
+        sentinel_->objects_changed();
+      }
     } else {
+      pauses_.excuse(guard::Clocks::now());
       tell_response(action, "deny", fmt::format("{} is refused to everybody, until the next reload", action.path));
       if (sentinel_) {
         sentinel_->changed();
@@ -434,6 +444,9 @@ util::Result<void> Pipeline::flush() {
   if (auto done = sink_.flush(); !done) {
     return done;
   }
+  if (!sink_.is_file()) {
+    pauses_.excuse(guard::Clocks::now());  // it may have waited for who reads it
+  }
   if (const int trouble = sink_.take_trouble(); trouble != 0) {
     // Once in ten seconds: the reader must know, and must not drown.
     const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
@@ -473,6 +486,8 @@ util::Result<void> Pipeline::loop() {
     if (!consumed) {
       return util::pass_on(consumed.error());
     }
+    look_for_pause(0);
+    watch_output();
     processes_.end_round();
     if (!denials_.empty()) {
       deny_objects();
@@ -559,9 +574,11 @@ util::Result<void> Pipeline::loop() {
         watched = 7;
       }
     }
+    look_for_pause(0);
     if (poll(fds.data(), watched, timeout) < 0 && errno != EINTR) {
       return util::fail_errno(EX_OSERR, "poll");
     }
+    look_for_pause(timeout < 0 ? ~std::uint64_t{0} / 2 : nanoseconds(std::chrono::milliseconds(timeout)));
     if ((fds[0].revents & POLLIN) != 0) {
       signalfd_siginfo info{};
       if (read(signals_.get(), &info, sizeof info) == sizeof info && info.ssi_signo == SIGHUP && options_.governor) {
@@ -834,11 +851,12 @@ void Pipeline::tell_stop() {
 }
 
 void Pipeline::after_change(std::string_view what, const util::Result<void>& done) {
+  pauses_.excuse(guard::Clocks::now());  // it waited for the kernel
   tell_change(what, done);
   tell_mechanism();
   take_detector();
-  if (done && sentinel_) {
-    sentinel_->changed();
+  if (sentinel_) {
+    done ? sentinel_->changed() : sentinel_->objects_changed();
   }
 }
 
@@ -871,12 +889,78 @@ void Pipeline::watch_clock() {
   tell(std::move(notice));
 }
 
+void Pipeline::look_for_pause(std::uint64_t waited_ns) {
+  if (const auto pause = pauses_.look(guard::Clocks::now(), waited_ns); pause && options_.agent) {
+    tell_pause(*pause);
+  }
+}
+
+// It ran not at all, or not for us: events wait in the rings meanwhile, as far as they have room, and detection is late.
+void Pipeline::tell_pause(const guard::Pause& pause) {
+  const double seconds = static_cast<double>(pause.up_to_ns) / 1e9;
+  event::Notice notice{
+      .operation = "unwatched",
+      .severity = "high",
+      .message = fmt::format("the agent did not run for up to {:.1f} s: it was stopped or frozen, or had no CPU, or waited for its disk", seconds)};
+  notice.fields = {{"cause", "\"stopped\""},
+                   {"seconds", fmt::format("{:.3f}", seconds)},
+                   {"since", fmt::format("{}.{:06}", wall_.at(pause.since_ns) / 1'000'000'000u, wall_.at(pause.since_ns) % 1'000'000'000u / 1000)}};
+  if (pause.suspended_ns > 0) {
+    notice.fields.emplace_back("suspended", fmt::format("{:.3f}", static_cast<double>(pause.suspended_ns) / 1e9));
+  }
+  fmt::print(stderr, "warning: {}\n", notice.message);
+  tell(std::move(notice));
+}
+
+// Each second: whether what was written is still there.
+void Pipeline::watch_output() {
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  if (!options_.agent || !sink_.is_file() || now < output_due_ns_) {
+    return;
+  }
+  output_due_ns_ = now + 1'000'000'000u;
+  const auto change = sink_.look(now);
+  if (!change) {
+    return;
+  }
+  event::Notice notice{.operation = "output", .severity = "critical"};
+  notice.message = fmt::format("{} was {}: it had {} bytes, and {} were found{}", sink_.name(), output::change_name(change->how), change->expected_bytes,
+                               change->found_bytes, change->reopened ? "" : "; " + change->why);
+  notice.fields = {{"success", "false"},
+                   {"what", fmt::format("\"{}\"", output::change_name(change->how))},
+                   {"file", output::json_string(sink_.name())},
+                   {"expected_bytes", std::to_string(change->expected_bytes)},
+                   {"found_bytes", std::to_string(change->found_bytes)},
+                   {"restored", change->reopened ? "true" : "false"}};
+  fmt::print(stderr, "warning: {}\n", notice.message);
+  tell(std::move(notice));
+}
+
+// After a rotation.
+void Pipeline::reopen_output() {
+  if (auto written = flush(); !written) {
+    return;  // told when it is tried next
+  }
+  const auto reopened = sink_.reopen();
+  if (!reopened) {
+    fmt::print(stderr, "warning: {}; what is written goes to the file that was open\n", reopened.error().message);
+  } else if (*reopened) {
+    tell({.operation = "output",
+          .message = fmt::format("{} was opened again, as asked", sink_.name()),
+          .fields = {{"success", "true"}, {"what", "\"reopened\""}, {"file", output::json_string(sink_.name())}}});
+  }
+}
+
 Governor::Recorder Pipeline::recorder() {
+  if (sentinel_) {
+    sentinel_->before_change();
+  }
   return {sensor_, options_.sensor, handler(), [this] { return consume_all(); }};
 }
 
 util::Result<void> Pipeline::reload() {
   manager_.reloading();
+  reopen_output();
   const std::string refused = sentinel_ ? sentinel_->refuses_reload() : "";
   util::Result<void> done;
   if (refused.empty()) {

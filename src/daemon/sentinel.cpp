@@ -2,6 +2,7 @@
 #include "daemon/sentinel.h"
 
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <pwd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -40,11 +42,14 @@ std::string text_of(const char (&name)[kSize]) {
   return {name, strnlen(name, kSize)};
 }
 
-void add_tracer(event::Notice& notice, const guard::Tracer& who) {
-  notice.fields.insert(notice.fields.end(),
-                       {{"tracer_pid", std::to_string(who.pid)}, {"tracer_uid", std::to_string(who.uid)}, {"tracer_comm", json_string(who.comm)}});
+// `as`: "tracer", "by".
+void add_tracer(event::Notice& notice, const guard::Tracer& who, std::string_view as = "tracer") {
+  const bool tracer = as == "tracer";
+  notice.fields.insert(notice.fields.end(), {{tracer ? "tracer_pid" : "by_pid", std::to_string(who.pid)},
+                                             {tracer ? "tracer_uid" : "by_uid", std::to_string(who.uid)},
+                                             {tracer ? "tracer_comm" : "by_comm", json_string(who.comm)}});
   if (!who.exe.empty()) {
-    notice.fields.emplace_back("tracer_exe", json_string(who.exe));
+    notice.fields.emplace_back(tracer ? "tracer_exe" : "by_exe", json_string(who.exe));
   }
 }
 
@@ -92,7 +97,8 @@ Sentinel::Sentinel(Governor& governor, const std::optional<sensor::Sensor>& sens
 // Loads the guard where it is wanted for the first time.
 void Sentinel::apply_policy() {
   const bool wanted = policy().forbid != policy::Guard::Forbid::kOff;
-  if (wanted && !ptrace_ && no_ptrace_guard_.empty()) {
+  // Where nobody is to be kept off it still records who opens the agent's maps.
+  if (!ptrace_ && no_ptrace_guard_.empty()) {
     auto guard = guard::PtraceGuard::open(policy());
     if (guard) {
       ptrace_.emplace(std::move(*guard));
@@ -122,7 +128,22 @@ void Sentinel::begin() {
 
   debuggers_due_ns_ = util::clock_ns(CLOCK_MONOTONIC);
   integrity_.expect(facts());
+  objects_changed();
   set_due();
+}
+
+void Sentinel::objects_changed() {
+  if (ptrace_) {
+    guard::Facts now;
+    add_kernel_facts(now);
+    ptrace_->guard_objects(sensor::ids_of(now));
+  }
+}
+
+void Sentinel::before_change() {
+  if (integrity_due_ns_ != 0) {
+    check_state(guard::KernelState::Depth::kAll);
+  }
 }
 
 void Sentinel::set_due() { integrity_due_ns_ = policy().integrity_seconds == 0 ? 0 : util::clock_ns(CLOCK_MONOTONIC) + policy().integrity_seconds * kSecond; }
@@ -158,25 +179,42 @@ void Sentinel::changed() {
   guard::Facts now;
   add_file_facts(now);
   add_kernel_facts(now);
-  integrity_.expect(now, {"policy", "rules", "program", "link", "map", "tables"});
+  integrity_.expect(now, {"policy", "rules", "program", "link", "map"});
+  objects_changed();
+  unrestored_.clear();
   set_due();
 }
 
 int Sentinel::due_in_ms() const {
   const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
-  const std::uint64_t due = integrity_due_ns_ == 0 ? debuggers_due_ns_ : std::min(debuggers_due_ns_, integrity_due_ns_);
+  std::uint64_t due = debuggers_due_ns_;
+  for (const std::uint64_t other : {integrity_due_ns_, followups_.due_ns()}) {
+    due = other == 0 ? due : std::min(due, other);
+  }
   return now >= due ? 0 : static_cast<int>((due - now + 999'999) / 1'000'000);
 }
 
 void Sentinel::work() {
   if (ptrace_) {
     tell_held_off();
+    take_accesses();
   }
   const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  const bool compares = integrity_due_ns_ != 0;
   if (now >= debuggers_due_ns_) {
     debuggers_due_ns_ = now + kDebuggersEvery;
     look_for_tracers();
     tell_repeated(false);
+    if (compares) {
+      check_state(guard::KernelState::Depth::kWords);
+    }
+  }
+  if (const std::uint64_t due = followups_.due_ns(); due != 0 && now >= due) {
+    if (compares) {
+      check_state(guard::KernelState::Depth::kAll);
+    }
+    forget_strangers();
+    followups_.done(now, compares && may_be_written());
   }
   if (integrity_due_ns_ != 0 && now >= integrity_due_ns_) {
     integrity_due_ns_ = now + policy().integrity_seconds * kSecond;
@@ -187,6 +225,7 @@ void Sentinel::work() {
 void Sentinel::check() {
   ++checks_;
   last_check_ns_ = util::clock_ns(CLOCK_REALTIME);
+  check_state(guard::KernelState::Depth::kAll);
   for (const guard::Difference& difference : integrity_.compare(facts())) {
     tell_difference(difference);
   }
@@ -197,6 +236,170 @@ void Sentinel::check() {
            .fields = {{"success", "true"}, {"checked", std::to_string(integrity_.size())}}});
   }
   util::give_back_memory();
+}
+
+void Sentinel::check_state(guard::KernelState::Depth depth) {
+  guard::KernelState state;
+  sensor_->register_state(state);
+  enforce::Enforcer* const enforcer = governor_.enforcer();
+  if (enforcer != nullptr) {
+    enforcer->register_state(state);
+  }
+  if (ptrace_) {
+    ptrace_->register_state(state);
+  }
+  const std::vector<guard::Change> changes = state.check(depth);
+  if (changes.empty()) {
+    return;
+  }
+  if (enforcer != nullptr) {
+    enforcer->state_restored();
+  }
+  if (ptrace_) {
+    take_accesses();  // who wrote while it was being compared
+  }
+  for (const guard::Change& change : changes) {
+    tell_change(change);
+  }
+}
+
+void Sentinel::tell_change(const guard::Change& change) {
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  if (change.restored) {
+    ++restored_;
+    unrestored_.erase(change.what);
+  } else {
+    unrestored_.insert(change.what);
+  }
+  // What is changed again and again is told once a second, and what cannot be restored once.
+  Told& told = changes_told_[change.what];
+  if (told.ns != 0 && (now - told.ns < kSecond || (!change.restored && told.found == change.found))) {
+    ++told.more;
+    return;
+  }
+  const Stranger* const by = who_changed(change.map);
+  event::Notice notice{.operation = "integrity", .severity = "critical"};
+  notice.message = fmt::format("{} was changed{}{}", change.what, by != nullptr ? ", most likely by " + name_of(by->who) : "",
+                               change.restored ? ", and is restored" : ", and could not be restored: " + change.why);
+  notice.fields = {{"success", "false"},
+                   {"what", json_string(change.what)},
+                   {"expected", json_string(change.expected)},
+                   {"found", json_string(change.found)},
+                   {"restored", change.restored ? "true" : "false"},
+                   {"reaction", fmt::format("\"{}\"", reaction_name(policy().on_difference))}};
+  if (told.more > 0) {
+    notice.fields.emplace_back("count", std::to_string(told.more + 1));
+  }
+  if (by != nullptr) {
+    add_tracer(notice, by->who, "by");
+  }
+  told = {change.found, now, 0};
+  fmt::print(stderr, "warning: integrity: {}: expected {}, found {}\n", notice.message, change.expected, change.found);
+  if (policy().on_difference == policy::Guard::OnDifference::kStop && ends_.empty()) {
+    ends_ = "integrity";
+  }
+  tell_(std::move(notice));
+}
+
+// The last one that may have written to it, or opened a program, which can be run: that only where it came clearly later. Else who called bpf(2) at all.
+const Sentinel::Stranger* Sentinel::who_changed(const std::string& map) const {
+  const Stranger* found = nullptr;
+  std::uint64_t best = 0;
+  for (const Stranger& one : strangers_) {
+    const bool program = std::ranges::any_of(one.objects, [](const std::string& object) { return object.starts_with("program "); });
+    const bool wrote = one.writable.contains("map " + map);
+    const std::uint64_t score = wrote ? one.seen_ns : program ? one.seen_ns - std::min(one.seen_ns, kSecond) : one.objects.empty() ? 1 : 0;
+    if (score > best || (score == 1 && best == 1 && one.seen_ns > found->seen_ns)) {
+      found = &one;
+      best = score;
+    }
+  }
+  return found;
+}
+
+Sentinel::Stranger& Sentinel::stranger(const guard::Tracer& who) {
+  constexpr std::size_t kMost = 64;
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  auto known = std::ranges::find_if(strangers_, [&](const Stranger& one) { return one.who.pid == who.pid && one.who.start_ns == who.start_ns; });
+  if (known == strangers_.end()) {
+    if (strangers_.size() >= kMost) {
+      strangers_.erase(std::ranges::min_element(strangers_, {}, &Stranger::seen_ns));
+    }
+    known = strangers_.insert(strangers_.end(), Stranger{.who = who, .told_ns = now});
+  }
+  known->seen_ns = now;
+  return *known;
+}
+
+// Those that still run may have descriptors; others are kept for a while, to be named by what they changed.
+void Sentinel::forget_strangers() {
+  constexpr std::uint64_t kKeep = 60 * kSecond;
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  std::erase_if(strangers_, [&](const Stranger& one) { return now - one.seen_ns > kKeep && !enrich::is_running(one.who.pid, one.who.start_ns); });
+}
+
+bool Sentinel::may_be_written() const {
+  return std::ranges::any_of(
+      strangers_, [](const Stranger& one) { return (!one.writable.empty() || one.objects.empty()) && enrich::is_running(one.who.pid, one.who.start_ns); });
+}
+
+void Sentinel::take_accesses() {
+  std::vector<guard::PtraceGuard::Access> taken = ptrace_->take_accesses();
+  for (const guard::PtraceGuard::Access& access : taken) {
+    ++accesses_;
+    guard::Tracer who{.pid = access.raw.pid, .uid = access.raw.uid, .start_ns = access.raw.start_ns, .comm = text_of(access.raw.comm)};
+    Stranger& one = stranger(who);
+    if (one.who.exe.empty() && enrich::is_running(who.pid, who.start_ns)) {
+      one.who.exe = guard::describe(who.pid).exe;
+    }
+    one.objects.insert(access.object);
+    if ((access.raw.fmode & VG_FMODE_WRITE) != 0) {
+      one.writable.insert(access.object);
+    }
+    if (one.told.contains(access.object)) {
+      ++one.repeated;
+    }
+  }
+  const std::uint64_t now = util::clock_ns(CLOCK_MONOTONIC);
+  for (Stranger& one : strangers_) {
+    if (now - one.told_ns >= kRepeatNs) {
+      if (one.repeated > 0) {
+        tell_({.operation = "bpf_access",
+               .severity = "medium",
+               .message = fmt::format("{} did the same {} times more", name_of(one.who), one.repeated),
+               .fields = {{"count", std::to_string(one.repeated)}, {"by_pid", std::to_string(one.who.pid)}}});
+      }
+      one.told_ns = now;
+      one.repeated = 0;
+    }
+    if (one.told.size() < one.objects.size()) {
+      tell_access(one);
+    }
+  }
+  if (const std::uint64_t unseen = ptrace_->unseen_accesses(); unseen > unseen_accesses_) {
+    tell_({.operation = "bpf_access",
+           .severity = "medium",
+           .message = fmt::format("the agent's maps or programs were opened {} times more than there was room to tell of", unseen - unseen_accesses_),
+           .fields = {{"count", std::to_string(unseen - unseen_accesses_)}}});
+    unseen_accesses_ = unseen;
+  }
+  if (!taken.empty()) {
+    followups_.begin(now);
+  }
+}
+
+void Sentinel::tell_access(Stranger& one) {
+  std::vector<std::string> news;
+  std::ranges::set_difference(one.objects, one.told, std::back_inserter(news));
+  const bool writes = std::ranges::any_of(news, [&](const std::string& object) { return one.writable.contains(object); });
+  event::Notice notice{.operation = "bpf_access", .severity = writes ? "medium" : "low"};
+  notice.message = fmt::format("{} opened {}{}, {}", name_of(one.who), news.front(),
+                               news.size() > 1 ? fmt::format(" and {} more of the agent's BPF objects", news.size() - 1) : "",
+                               writes ? "and may write to what it opened" : "to read");
+  notice.fields = {{"success", "true"}, {"may_write", writes ? "true" : "false"}, {"objects", output::json_list(news)}};
+  add_tracer(notice, one.who, "by");
+  one.told.insert(news.begin(), news.end());
+  tell_(std::move(notice));
 }
 
 // Programs that are attached, and never called (kprobes can be disarmed for all at once, by debugfs), see nothing.
@@ -245,14 +448,21 @@ std::string Sentinel::refuses_reload() const {
   if (policy().on_difference != policy::Guard::OnDifference::kRefuseReload) {
     return {};
   }
-  const auto standing = integrity_.standing();
+  auto standing = integrity_.standing();
+  standing.insert(standing.end(), unrestored_.begin(), unrestored_.end());
   return standing.empty() ? "" : fmt::format("integrity: {} is not what it was; put it back, or restart the agent", fmt::join(standing, ", "));
 }
 
 void Sentinel::look(const event::Operation& operation) {
   const vg_event& e = operation.raw;
+  if (e.pid == static_cast<std::uint32_t>(getpid())) {
+    return;
+  }
+  if (e.operation == VG_OP_BPF) {
+    look_at_bpf(operation);
+  }
   // By LSM everybody is held off, and told of by who did it.
-  if (ptrace_ || e.pid == static_cast<std::uint32_t>(getpid())) {
+  if (holds_off()) {
     return;
   }
   std::uint32_t target = 0;
@@ -274,6 +484,21 @@ void Sentinel::look(const event::Operation& operation) {
   }
   found(who, how, fmt::format("{} got hold of the agent by {}{}", name_of(who), how, operation.success() ? "" : ", and was refused"),
         {{"success", operation.success() ? "true" : "false"}});
+}
+
+// Without BPF LSM it is not known whose map was opened, only that one was.
+void Sentinel::look_at_bpf(const event::Operation& operation) {
+  constexpr std::uint64_t kOpens = 1ull << BPF_MAP_GET_FD_BY_ID | 1ull << BPF_PROG_GET_FD_BY_ID | 1ull << BPF_LINK_GET_FD_BY_ID | 1ull << BPF_OBJ_GET;
+  const vg_event& e = operation.raw;
+  if (ptrace_ || e.value > BPF_LINK_GET_FD_BY_ID || (kOpens >> e.value & 1) == 0 || !operation.success()) {
+    return;
+  }
+  guard::Tracer who{.pid = e.pid, .uid = e.uid, .start_ns = e.start_ns, .comm = text_of(e.comm)};
+  if (operation.process && operation.process->exe) {
+    who.exe = *operation.process->exe;
+  }
+  stranger(who);
+  followups_.begin(util::clock_ns(CLOCK_MONOTONIC));
 }
 
 void Sentinel::look_for_tracers() {
@@ -389,13 +614,15 @@ void Sentinel::react(const guard::Tracer& who) {
 }
 
 std::string Sentinel::status() const {
-  const auto standing = integrity_.standing();
-  return fmt::format(R"("guard":{{"forbid_ptrace":"{}","held_by":"{}","attempts":{},"integrity_every":{},"checks":{},"last_check":{}.{:03},"differs":{}}},)",
-                     policy().forbid == policy::Guard::Forbid::kAll     ? "all"
-                     : policy().forbid == policy::Guard::Forbid::kAgent ? "agent"
-                                                                        : "off",
-                     ptrace_ ? "lsm" : "none", attempts_, policy().integrity_seconds, checks_, last_check_ns_ / kSecond, last_check_ns_ % kSecond / 1'000'000,
-                     output::json_list(standing));
+  auto standing = integrity_.standing();
+  standing.insert(standing.end(), unrestored_.begin(), unrestored_.end());
+  return fmt::format(
+      R"("guard":{{"forbid_ptrace":"{}","held_by":"{}","attempts":{},"integrity_every":{},"checks":{},"last_check":{}.{:03},"bpf_accesses":{},"restored":{},"differs":{}}},)",
+      policy().forbid == policy::Guard::Forbid::kAll     ? "all"
+      : policy().forbid == policy::Guard::Forbid::kAgent ? "agent"
+                                                         : "off",
+      holds_off() ? "lsm" : "none", attempts_, policy().integrity_seconds, checks_, last_check_ns_ / kSecond, last_check_ns_ % kSecond / 1'000'000, accesses_,
+      restored_, output::json_list(standing));
 }
 
 }  // namespace vfsguard::daemon

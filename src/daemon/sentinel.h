@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The agent's eye on itself: who gets hold of it (guard/debugger.h), and whether it and what it goes by are still what they were (guard/integrity.h);
-// with the reactions that the policy asks for. What it finds are records in the stream.
+// The agent's eye on itself: who gets hold of it (guard/debugger.h), whether it and what it goes by are still what they were (guard/integrity.h), and
+// whether what decides in the kernel is, which it writes back (guard/kernel_state.h); with the reactions that the policy asks for. What it finds are
+// records in the stream.
 //
-// One thread. How often: debuggers each second, integrity as the policy says.
+// One thread. How often: debuggers and words that decide each second, integrity as the policy says, what decides in the kernel also as soon as
+// somebody gets a descriptor of it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +19,7 @@
 #include "event/event.h"
 #include "guard/debugger.h"
 #include "guard/integrity.h"
+#include "guard/kernel_state.h"
 #include "sensor/sensor.h"
 
 namespace vfsguard::daemon {
@@ -45,6 +49,10 @@ class Sentinel {
 
   // The policy, the rules or the protected files were changed by command: this is how it must be from now on.
   void changed();
+  // Before such a change: what is expected now is compared once more.
+  void before_change();
+  // Programs and maps may be others now, whatever is expected of files.
+  void objects_changed();
   // Why a reload is not to be done; empty: it may.
   [[nodiscard]] std::string refuses_reload() const;
   // Why the agent is to end; empty: it may go on.
@@ -61,8 +69,12 @@ class Sentinel {
   void set_due();
   void check();
   void check_sight();
+  void check_state(guard::KernelState::Depth depth);
+  void tell_change(const guard::Change& change);
+  [[nodiscard]] bool holds_off() const { return ptrace_ && policy().forbid != policy::Guard::Forbid::kOff; }
   void tell_difference(const guard::Difference& difference);
   void look_for_tracers();
+  void look_at_bpf(const event::Operation& operation);
   void tell_held_off();
   void found(const guard::Tracer& who, std::string_view how, std::string message, std::vector<std::pair<std::string_view, std::string>> more);
   void react(const guard::Tracer& who);
@@ -74,6 +86,28 @@ class Sentinel {
     std::uint64_t told_ns = 0;  // CLOCK_MONOTONIC
     std::uint64_t held_back = 0;
     std::string who;
+  };
+
+  // Who got a descriptor of a map or program of ours.
+  struct Stranger {
+    guard::Tracer who;
+    std::set<std::string> objects;   // "map enforce/labels"; of a bpf(2) call that says no more: empty
+    std::set<std::string> writable;  // of these, maps that it may write to
+    std::set<std::string> told;
+    std::uint64_t told_ns = 0;  // CLOCK_MONOTONIC
+    std::uint64_t seen_ns = 0;
+    std::uint64_t repeated = 0;
+  };
+  Stranger& stranger(const guard::Tracer& who);
+  void take_accesses();
+  void tell_access(Stranger& stranger);
+  void forget_strangers();
+  [[nodiscard]] bool may_be_written() const;
+  [[nodiscard]] const Stranger* who_changed(const std::string& map) const;
+  struct Told {
+    std::string found;
+    std::uint64_t ns = 0;
+    std::uint64_t more = 0;
   };
 
   Governor& governor_;
@@ -92,6 +126,13 @@ class Sentinel {
   std::map<std::string, Repeated> repeated_;  // by process, and how
   std::uint32_t my_pid_ns_ = 0;
   bool blind_ = false;
+  std::vector<Stranger> strangers_;
+  guard::Followups followups_;
+  std::map<std::string, Told> changes_told_;  // by Change::what
+  std::set<std::string> unrestored_;
+  std::uint64_t accesses_ = 0;
+  std::uint64_t unseen_accesses_ = 0;
+  std::uint64_t restored_ = 0;
   std::string ends_;
 };
 

@@ -11,10 +11,12 @@
 #include <atomic>
 #include <bit>
 #include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "enforce/link_scan.h"
 #include "enforce/pins.h"
 #include "event/names.h"
 #include "policy/trial.h"
@@ -158,6 +160,11 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   if (bpf_prog_test_run_opts(object_.program_fd("who_enforces"), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
+  decided_ = tables.operations;
+  tgid_ = bss().agent_tgid;
+  start_ = bss().agent_start;
+  protected_entries_ = sensor::HashEntries(object_.map("protected_inodes"));
+  mount_point_entries_ = sensor::HashEntries(object_.map("mount_points"));
   return {};
 }
 
@@ -168,6 +175,7 @@ util::Result<void> BpfEnforcer::fill(const policy::Enforcement& tables, std::uin
   if (bpf_map_update_elem(object_.map_fd("tables"), &place, image.data(), BPF_ANY) != 0) {
     return util::fail_errno(EX_OSERR, "cannot fill the tables of enforcement");
   }
+  images_[place] = sensor::Image::of(tables.tables, table_size_);
   return {};
 }
 
@@ -261,6 +269,7 @@ util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, c
   e.states_ = std::move(*states);
   if (opening.attachable) {
     e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+    e.starts_ = scan_starts(opening.policy, {});
     e.remember_mount_points();
     if (opening.before != nullptr && opening.before->protected_inodes >= 0) {
       e.carry_protected(opening.tables, opening.before->translation, opening.before->version);
@@ -268,6 +277,7 @@ util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, c
         return util::pass_on(carried.error());
       }
     }
+    e.note_protected();
   }
   if (!opening.attachable) {
     e.remember(opening.policy, opening.tables);
@@ -304,6 +314,8 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
   if (auto carried = carry_ancestries(next); !carried) {
     return carried;
   }
+  starts_ = scan_starts(policy, {});
+  remember_mount_points();
   carry_protected(tables, translation_, version_);
   // From here on what is linked or renamed is noted for the next version, too: whatever the scan misses.
   std::atomic_ref(bss().next_version).store(next);
@@ -319,10 +331,13 @@ util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const poli
   // From here on it is in force. What was begun before goes on by the old one, whose place is free again only then.
   auto waited = grace_->wait();
   decided.store(tables.operations);
+  decided_ = tables.operations;
   for (const auto& [name, counts] : rule_counts(version_)) {
     before_.add(name, counts);
   }
+  images_[version_ & 1] = {};
   version_ = next;
+  note_protected();
   states_ = std::move(*states);
   remember(policy, tables);
   if (!pinned_.empty()) {
@@ -338,9 +353,46 @@ sensor::Inventory BpfEnforcer::inventory() const {
   for (std::size_t i = 0; i < links_.size(); ++i) {
     sensor::add_link(inventory, "enforce", std::to_string(i), links_[i].get());
   }
-  sensor::add_contents(inventory, "enforce", object_.map_fd("tables"), version_ & 1, table_size_);
   return inventory;
 }
+
+void BpfEnforcer::register_state(guard::KernelState& state) {
+  constexpr std::string_view kBss = "enforce/.bss";
+  constexpr std::string_view kData = "enforce/.data";
+  state.add_word(kBss, "enforce/decided_operations", bss().decided_operations, decided_);
+  state.add_word(kBss, "enforce/agent_tgid", bss().agent_tgid, tgid_);
+  state.add_word(kBss, "enforce/agent_start", bss().agent_start, start_);
+  state.add_word(kData, "enforce/policy_version", data().policy_version, version_);
+  state.add_counter(kData, "enforce/generation", data().generation, generation_seen_);
+  state.add_word(kBss, "enforce/next_version", bss().next_version, 0);
+  if (forks_) {
+    state.add_word(kData, "enforce/forks_noted_since", data().forks_noted_since, forks_noted_since_);
+  }
+  if (known_protected_.size() > 0) {
+    state.add_word(kBss, "enforce/inodes_protected", bss().inodes_protected, 1);
+  }
+  images_[version_ & 1].register_at(state, "enforce/tables", "tables enforce", object_.map_fd("tables"), version_ & 1);
+  state.add_entries("enforce/mount_points", known_mount_points_, mount_point_entries_);
+  // A program fills slots of the version in force, and removes inodes that are gone.
+  state.add_entries("enforce/protected_inodes", known_protected_, protected_entries_, [version = version_](const std::byte* was, const std::byte* is) {
+    if (is == nullptr) {
+      return true;
+    }
+    vg_protection before{};
+    vg_protection now{};
+    std::memcpy(&before, was, sizeof before);
+    std::memcpy(&now, is, sizeof now);
+    for (std::size_t i = 0; i < VG_PROTECTION_SETS; ++i) {
+      const bool filled = before.by[version & 1][i] >> 32 != version && now.by[version & 1][i] >> 32 == version;
+      if (before.by[~version & 1][i] != now.by[~version & 1][i] || (before.by[version & 1][i] != now.by[version & 1][i] && !filled)) {
+        return false;
+      }
+    }
+    return true;
+  });
+}
+
+void BpfEnforcer::state_restored() { std::atomic_ref(data().generation).fetch_add(1); }
 
 bool BpfEnforcer::fits(const policy::Enforcement& tables) const {
   const bool hooked = std::ranges::all_of(hooks_, [&](const EnforcedHook* hook) { return !is_needed(*hook, tables.operations) || loaded_.contains(hook); });
@@ -407,8 +459,10 @@ util::Result<void> BpfEnforcer::attach(const policy::Policy& policy, const polic
                                                                     : "the programs that enforce attach but are never called");
   }
   // They note new names of protected files already: those that are there are looked for now, then they decide.
-  std::atomic_ref(data().forks_noted_since).store(util::clock_ns(CLOCK_BOOTTIME));
+  forks_noted_since_ = util::clock_ns(CLOCK_BOOTTIME);
+  std::atomic_ref(data().forks_noted_since).store(forks_noted_since_);
   find_links(policy, tables, version_);
+  note_protected();
   std::atomic_ref(bss().decided_operations).store(tables.operations);
   in_force_ = true;
   remember(policy, tables);

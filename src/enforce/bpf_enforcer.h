@@ -3,6 +3,7 @@
 // what only user space can list: where file systems were mounted here, and which protected files have several names already.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,6 +21,7 @@
 #include "sensor/grace.h"
 #include "sensor/kernel_facts.h"
 #include "sensor/loaded.h"
+#include "sensor/map_access.h"
 #include "util/fd.h"
 
 namespace vfsguard::enforce {
@@ -53,6 +55,8 @@ class BpfEnforcer final : public Enforcer {
   [[nodiscard]] Counts counts() const override;
   [[nodiscard]] std::uint64_t table_bytes() const override { return 2 * table_size_; }
   [[nodiscard]] sensor::Inventory inventory() const override;
+  void register_state(guard::KernelState& state) override;
+  void state_restored() override;
 
  protected:
   [[nodiscard]] std::string weakness() const override;
@@ -77,7 +81,9 @@ class BpfEnforcer final : public Enforcer {
   // bpf_objects.cpp
   std::optional<vg_look> look(const std::string& path);
   std::optional<vg_look> look(int fd);
+  [[nodiscard]] bool can_protect(const std::string& point) const;
   void remember_mount_points();
+  void note_protected();
   void find_links(const policy::Policy& policy, const policy::Enforcement& tables, std::uint32_t for_version);
   [[nodiscard]] bool protect(const vg_inode_key& object, std::uint32_t for_version, std::uint32_t set);
   void carry_protected(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version);
@@ -105,8 +111,21 @@ class BpfEnforcer final : public Enforcer {
   bool forks_ = false;                      // note_fork is among the programs
   bool at_return_ = false;                  // no kprobes: signals come by enforce_return
   std::vector<std::string> names_;          // of the rules
+  std::vector<std::string> starts_;         // directories that protected paths lie in
   std::set<std::string> globs_;             // whose files were looked at for other names
   std::vector<std::uint32_t> translation_;  // from the version before into this one
+
+  // What others could write to, as it is known to be (register_state).
+  std::array<sensor::Image, 2> images_;  // of both versions of the tables
+  guard::Entries known_protected_{sizeof(vg_inode_key), sizeof(vg_protection)};
+  guard::Entries known_mount_points_{sizeof(vg_mount_point_key), sizeof(vg_mount_point)};
+  sensor::HashEntries protected_entries_;
+  sensor::HashEntries mount_point_entries_;
+  std::uint64_t decided_ = 0;
+  std::uint64_t forks_noted_since_ = 0;
+  std::uint32_t tgid_ = 0;
+  std::uint64_t start_ = 0;
+  std::uint32_t generation_seen_ = 0;
 };
 
 }  // namespace vfsguard::enforce

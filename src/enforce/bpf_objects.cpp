@@ -45,13 +45,21 @@ std::optional<vg_look> BpfEnforcer::look(int fd) {
   return context;
 }
 
+// A protected path can lead through the mount point, or to it.
+bool BpfEnforcer::can_protect(const std::string& point) const {
+  const auto below = [](const std::string& path, const std::string& directory) {
+    return directory == "/" || path == directory || (path.starts_with(directory) && path[directory.size()] == '/');
+  };
+  return std::ranges::any_of(starts_, [&](const std::string& start) { return below(start, point) || below(point, start); });
+}
+
 // What the kernel does not keep: where directories of file systems were mounted here, for when they
 // are no more. What is mounted now it finds by itself.
 void BpfEnforcer::remember_mount_points() {
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<std::string>> points;
   bool forgot = false;
   for (const util::Mount& mount : util::read_mountinfo(mountinfo_.get())) {
-    if (std::ranges::find(kRemote, mount.type) != kRemote.end() || mount.point.size() > VG_PATH_MAX) {
+    if (std::ranges::find(kRemote, mount.type) != kRemote.end() || mount.point.size() > VG_PATH_MAX || !can_protect(mount.point)) {
       continue;
     }
     const auto seen = look(mount.point);
@@ -67,6 +75,7 @@ void BpfEnforcer::remember_mount_points() {
     std::set<std::string> missing(paths.begin(), paths.end());
     // Those of before stay behind: a mount that was taken away protects by its path still.
     for (; key.index < VG_MOUNT_POINTS && bpf_map_lookup_elem(fd, &key, value.get()) == 0; ++key.index) {
+      known_mount_points_.set(guard::bytes_of(key), guard::bytes_of(*value));
       missing.erase(std::string(value->path, std::min<std::size_t>(value->len, VG_PATH_MAX)));
       if (value->len == 0) {
         missing.erase("/");
@@ -82,7 +91,11 @@ void BpfEnforcer::remember_mount_points() {
         value->len = static_cast<vg_u32>(path.size());
         std::ranges::copy(path, value->path);
       }
-      forgot = bpf_map_update_elem(fd, &key, value.get(), BPF_ANY) != 0 || forgot;
+      if (bpf_map_update_elem(fd, &key, value.get(), BPF_ANY) != 0) {
+        forgot = true;
+        break;
+      }
+      known_mount_points_.set(guard::bytes_of(key), guard::bytes_of(*value));
       ++key.index;
     }
   }
@@ -91,6 +104,13 @@ void BpfEnforcer::remember_mount_points() {
         "more mount points than are remembered; files on a mount that is taken away later may be known by fewer of its paths");
   }
   std::atomic_ref(data().generation).fetch_add(1);
+}
+
+// As the map holds them now, all is as it must be.
+void BpfEnforcer::note_protected() {
+  if (auto all = protected_entries_.read()) {
+    known_protected_.take(std::move(*all));
+  }
 }
 
 bool BpfEnforcer::protect(const vg_inode_key& object, std::uint32_t for_version, std::uint32_t set) {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "abi/control.h"
+#include "guard/kernel_state.h"
 #include "policy/enforcement.h"
 #include "policy/policy.h"
 #include "sensor/inventory.h"
@@ -127,6 +128,10 @@ class Enforcer {
   [[nodiscard]] virtual std::uint64_t table_bytes() const = 0;
   // What of it is in the kernel now.
   [[nodiscard]] virtual sensor::Inventory inventory() const = 0;
+  // What decides and could be written to by others, and how it must be (guard/kernel_state.h).
+  virtual void register_state(guard::KernelState&) {}
+  // Some of that was not so, and is again: what programs remember of their decisions is void.
+  virtual void state_restored() {}
   // By place in the policy.
   [[nodiscard]] const std::vector<RuleState>& states() const { return states_; }
   // What is weaker than the rules say, a line each.

@@ -3,6 +3,7 @@
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
@@ -22,6 +23,7 @@
 #include "sensor/attach.h"
 #include "sensor/kernel_facts.h"
 #include "sensor/loaded.h"
+#include "sensor/map_access.h"
 #include "sensor/ring.h"
 #include "util/read_file.h"
 
@@ -82,6 +84,12 @@ struct PtraceGuard::State {
   sensor::Loaded object;
   std::vector<sensor::Link> links;
   std::optional<sensor::Ring> ring;
+  std::optional<sensor::Ring> access_ring;
+  util::UniqueFd wait;  // readable when one of the rings is
+  Bss expected{};       // what set() and the start left there
+  std::map<std::uint64_t, std::string> objects;
+  Entries known_objects{sizeof(std::uint64_t), sizeof(std::uint32_t)};
+  sensor::HashEntries guarded;
 
   [[nodiscard]] Bss& bss() const { return object.bss<Bss>(); }
 };
@@ -93,7 +101,7 @@ PtraceGuard::~PtraceGuard() = default;
 
 namespace {
 
-constexpr const char* kHooks[] = {"guard_access", "guard_traceme"};
+constexpr const char* kHooks[] = {"guard_access", "guard_traceme", "guard_map", "guard_program", "guard_command"};
 
 // What a child of this process gets when it reads a byte of it: an errno, 0 for the byte.
 int errno_of_a_childs_read() {
@@ -150,12 +158,22 @@ util::Result<PtraceGuard> PtraceGuard::open(const policy::Guard& policy) {
     return util::fail(EX_UNAVAILABLE, "LSM programs attach, but this kernel never calls them ('bpf' is not in its lsm= list)");
   }
   guard.set(policy);
-  const sensor::Loaded::Map& held_off = state.object.map("held_off");
-  auto ring = sensor::Ring::open(held_off.fd.get(), held_off.max_entries);
-  if (!ring) {
-    return util::pass_on(ring.error());
+  state.guarded = sensor::HashEntries(state.object.map("guarded"));
+  state.wait.reset(epoll_create1(EPOLL_CLOEXEC));
+  const std::pair<const char*, std::optional<sensor::Ring>&> rings[] = {{"held_off", state.ring}, {"accesses", state.access_ring}};
+  for (const auto& [name, into] : rings) {
+    const sensor::Loaded::Map& map = state.object.map(name);
+    auto ring = sensor::Ring::open(map.fd.get(), map.max_entries);
+    if (!ring) {
+      return util::pass_on(ring.error());
+    }
+    into.emplace(std::move(*ring));
+    epoll_event readable{};
+    readable.events = EPOLLIN;
+    if (epoll_ctl(state.wait.get(), EPOLL_CTL_ADD, into->fd(), &readable) != 0) {
+      return util::fail_errno(EX_OSERR, "cannot wait for the ring buffers");
+    }
   }
-  state.ring.emplace(std::move(*ring));
   (void)guard.take();  // the trial's
   return guard;
 }
@@ -187,6 +205,12 @@ void PtraceGuard::set(const policy::Guard& policy) {
       .store(policy.forbid == policy::Guard::Forbid::kAll     ? VG_FORBID_ALL
              : policy.forbid == policy::Guard::Forbid::kAgent ? VG_FORBID_AGENT
                                                               : 0u);
+  const Bss before = state_->expected;
+  std::memcpy(&state_->expected, &bss, sizeof bss);
+  if (before.agent_tgid != 0) {  // not what others may have made of it
+    state_->expected.agent_tgid = before.agent_tgid;
+    state_->expected.agent_start = before.agent_start;
+  }
 }
 
 std::vector<vg_held_off> PtraceGuard::take() {
@@ -203,7 +227,53 @@ std::vector<vg_held_off> PtraceGuard::take() {
 }
 
 std::uint64_t PtraceGuard::untold() const { return std::atomic_ref(state_->bss().untold).load(); }
-int PtraceGuard::fd() const { return state_->ring->fd(); }
+int PtraceGuard::fd() const { return state_->wait.get(); }
+
+void PtraceGuard::guard_objects(std::map<std::uint64_t, std::string> ids) {
+  State& state = *state_;
+  constexpr std::uint32_t kOne = 1;
+  for (const auto& [key, name] : state.objects) {
+    if (!ids.contains(key)) {
+      (void)state.guarded.remove(bytes_of(key));
+    }
+  }
+  state.known_objects.take({});
+  for (const auto& [key, name] : ids) {
+    if (state.guarded.put(bytes_of(key), bytes_of(kOne))) {
+      state.known_objects.set(bytes_of(key), bytes_of(kOne));
+    }
+  }
+  state.objects = std::move(ids);
+}
+
+std::vector<PtraceGuard::Access> PtraceGuard::take_accesses() {
+  std::vector<Access> taken;
+  (void)state_->access_ring->consume([&](std::span<const std::byte> bytes) {
+    if (Access access; bytes.size() >= sizeof access.raw) {
+      std::memcpy(&access.raw, bytes.data(), sizeof access.raw);
+      const auto object = state_->objects.find(access.raw.key);
+      access.object = object != state_->objects.end() ? object->second : "an object that is gone";
+      taken.push_back(std::move(access));
+    }
+    return true;
+  });
+  return taken;
+}
+
+std::uint64_t PtraceGuard::unseen_accesses() const { return std::atomic_ref(state_->bss().unseen_accesses).load(); }
+
+void PtraceGuard::register_state(KernelState& state) {
+  Bss& now = state_->bss();
+  const Bss& then = state_->expected;
+  state.add_word("guard/.bss", "guard/forbids", now.forbids, then.forbids);
+  state.add_word("guard/.bss", "guard/agent_tgid", now.agent_tgid, then.agent_tgid);
+  state.add_word("guard/.bss", "guard/agent_start", now.agent_start, then.agent_start);
+  state.add_word("guard/.bss", "guard/exempt_uid_count", now.exempt_uid_count, then.exempt_uid_count);
+  state.add_word("guard/.bss", "guard/exempt_exe_count", now.exempt_exe_count, then.exempt_exe_count);
+  state.add_memory("guard/.bss", "guard/exempt_uids", now.exempt_uids, std::as_bytes(std::span(then.exempt_uids)));
+  state.add_memory("guard/.bss", "guard/exempt_exes", now.exempt_exes, std::as_bytes(std::span(then.exempt_exes)));
+  state.add_entries("guard/guarded", state_->known_objects, state_->guarded);
+}
 
 sensor::Inventory PtraceGuard::inventory() const {
   sensor::Inventory inventory;

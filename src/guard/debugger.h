@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who gets hold of the agent by ptrace or by what the kernel treats alike: refused by BPF LSM where that works (bpf/self_protect.bpf.c), seen in
-// /proc/PID/status everywhere.
+// /proc/PID/status everywhere. The same BPF object records who gets a descriptor of the agent's maps, programs and links.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "abi/guard.h"
+#include "guard/kernel_state.h"
 #include "policy/policy.h"
 #include "sensor/inventory.h"
 #include "util/result.h"
@@ -49,10 +51,23 @@ class PtraceGuard {
   std::vector<vg_held_off> take();
   // Refused too, but there was no room to tell of it.
   [[nodiscard]] std::uint64_t untold() const;
+  // What is recorded when somebody else gets a descriptor of it: VG_GUARDED_KEY, and its name.
+  void guard_objects(std::map<std::uint64_t, std::string> ids);
+  // Who did since this was asked last.
+  struct Access {
+    vg_bpf_access raw{};
+    std::string object;  // "map enforce/labels"
+  };
+  std::vector<Access> take_accesses();
+  // Others did too, but there was no room to tell of it.
+  [[nodiscard]] std::uint64_t unseen_accesses() const;
+
   // Readable when there is something to take().
   [[nodiscard]] int fd() const;
   // What of it is in the kernel now.
   [[nodiscard]] sensor::Inventory inventory() const;
+  // What of it could be written to by others, and how it must be.
+  void register_state(KernelState& state);
 
  private:
   struct State;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -109,6 +110,22 @@ void State::beat() {
 }
 
 void State::end() { write(true); }
+
+Clocks Clocks::now() { return {util::clock_ns(CLOCK_MONOTONIC), util::clock_ns(CLOCK_BOOTTIME), util::clock_ns(CLOCK_PROCESS_CPUTIME_ID)}; }
+
+std::optional<Pause> PauseWatch::look(const Clocks& now, std::uint64_t waited_ns) {
+  const Clocks before = std::exchange(last_, now);
+  if (before.monotonic_ns == 0) {
+    return std::nullopt;
+  }
+  const std::uint64_t passed = now.monotonic_ns - before.monotonic_ns;
+  const std::uint64_t accounted = waited_ns + (now.cpu_ns - before.cpu_ns);
+  if (passed <= kWorthTelling || passed <= accounted + kLate) {
+    return std::nullopt;
+  }
+  const std::uint64_t with_suspension = now.boottime_ns - before.boottime_ns;
+  return Pause{.up_to_ns = passed, .suspended_ns = with_suspension > passed ? with_suspension - passed : 0, .since_ns = before.boottime_ns};
+}
 
 std::string digest_of(std::vector<std::string> files) {
   std::ranges::sort(files);

@@ -50,6 +50,35 @@ class State {
   std::string boot_id_;
 };
 
+// Whether this process was kept from running: stopped by a signal, frozen by its control group, or left without a CPU. The machine's own suspension is none
+// of that, since nothing happens meanwhile.
+struct Clocks {
+  std::uint64_t monotonic_ns = 0;  // does not go on while the machine is suspended
+  std::uint64_t boottime_ns = 0;
+  std::uint64_t cpu_ns = 0;  // of this process
+  static Clocks now();
+};
+struct Pause {
+  std::uint64_t up_to_ns = 0;      // it did not run for so long at most
+  std::uint64_t suspended_ns = 0;  // the machine, beside that
+  std::uint64_t since_ns = 0;      // CLOCK_BOOTTIME
+};
+
+class PauseWatch {
+ public:
+  static constexpr std::uint64_t kWorthTelling = 2'000'000'000;
+  static constexpr std::uint64_t kLate = 1'000'000'000;
+
+  // The loop came round, kLate after it should have at least, and kWorthTelling after it did last. It wanted to wait for `waited_ns`; what it computed
+  // shows in its CPU time.
+  std::optional<Pause> look(const Clocks& now, std::uint64_t waited_ns);
+  // What was just done may have waited for others (a disk, who reads the output): the time since the last look says nothing.
+  void excuse(const Clocks& now) { last_ = now; }
+
+ private:
+  Clocks last_;
+};
+
 // One digest for several files: of their paths and contents, in the order of the paths. A file that cannot be read counts as that.
 std::string digest_of(std::vector<std::string> files);
 

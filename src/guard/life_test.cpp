@@ -74,5 +74,36 @@ TEST_F(Life, AClockThatIsNotSetTakesNoStep) {
   EXPECT_LT(std::abs(watch.take_step()), 50'000'000);
 }
 
+constexpr std::uint64_t kSecond = 1'000'000'000;
+
+Clocks at(std::uint64_t monotonic, std::uint64_t boottime, std::uint64_t cpu) { return {monotonic * kSecond, boottime * kSecond, cpu * kSecond}; }
+
+TEST(PauseWatch, SaysForHowLongItDidNotRun) {
+  PauseWatch watch;
+  EXPECT_FALSE(watch.look(at(100, 100, 1), 0));
+  EXPECT_FALSE(watch.look(at(101, 101, 1), kSecond));
+  EXPECT_FALSE(watch.look(at(103, 103, 1), kSecond));  // so late may a busy machine be
+  const auto pause = watch.look(at(113, 113, 1), kSecond);
+  ASSERT_TRUE(pause);
+  EXPECT_EQ(pause->up_to_ns, 10 * kSecond);
+  EXPECT_EQ(pause->suspended_ns, 0u);
+  EXPECT_EQ(pause->since_ns, 103 * kSecond);
+  EXPECT_FALSE(watch.look(at(114, 114, 1), kSecond));
+}
+
+TEST(PauseWatch, WorkAndWaitingAndAMachineThatSleepsAreNone) {
+  PauseWatch watch;
+  EXPECT_FALSE(watch.look(at(100, 100, 1), 0));
+  EXPECT_FALSE(watch.look(at(160, 160, 1), 60 * kSecond));
+  EXPECT_FALSE(watch.look(at(170, 170, 11), 0));
+  EXPECT_FALSE(watch.look(at(171, 4000, 11), kSecond));  // suspended for an hour
+  const auto both = watch.look(at(181, 4110, 11), kSecond);
+  ASSERT_TRUE(both);
+  EXPECT_EQ(both->up_to_ns, 10 * kSecond);
+  EXPECT_EQ(both->suspended_ns, 100 * kSecond);
+  watch.excuse(at(300, 5000, 11));
+  EXPECT_FALSE(watch.look(at(301, 5001, 11), kSecond));
+}
+
 }  // namespace
 }  // namespace vfsguard::guard

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <sstream>
@@ -202,6 +203,108 @@ TEST(Sink, LinesStayWholeWhenTheDiskIsFull) {
   EXPECT_EQ(sink.dropped(), 3u);
   EXPECT_EQ(sink.take_trouble(), ENOSPC);
   EXPECT_EQ(sink.take_trouble(), 0);
+}
+
+class SinkFile : public testing::Test {
+ protected:
+  SinkFile() : directory_(std::filesystem::temp_directory_path() / ("vfsguard-sink." + std::to_string(getpid()))) {
+    std::filesystem::create_directories(directory_);
+  }
+  ~SinkFile() override { std::filesystem::remove_all(directory_); }
+  [[nodiscard]] std::string path(const char* name = "events") const { return (directory_ / name).string(); }
+  static void write(Sink& sink, std::string_view text) {
+    sink.buffer() += text;
+    EXPECT_TRUE(sink.flush());
+  }
+  static std::string contents(const std::string& file) {
+    std::ifstream in(file);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  std::filesystem::path directory_;
+  static constexpr std::uint64_t kSecond = 1'000'000'000;
+};
+
+TEST_F(SinkFile, ATruncationIsNoticedWithItsSizes) {
+  std::ofstream(path()) << "older\n";
+  auto sink = Sink::open(path());
+  ASSERT_TRUE(sink);
+  write(*sink, "a line\n");
+  EXPECT_FALSE(sink->look(kSecond));
+  std::ofstream(path(), std::ios::app) << "of somebody else\n";
+  EXPECT_FALSE(sink->look(2 * kSecond));
+  ASSERT_EQ(truncate(path().c_str(), 0), 0);
+  write(*sink, "next\n");
+  const auto change = sink->look(3 * kSecond);
+  ASSERT_TRUE(change);
+  EXPECT_EQ(change->how, FileChange::How::kTruncated);
+  EXPECT_EQ(change->expected_bytes, 6u + 7 + 17 + 5);
+  EXPECT_EQ(change->found_bytes, 5u);
+  EXPECT_TRUE(change->reopened);
+  EXPECT_FALSE(sink->look(4 * kSecond));
+}
+
+TEST_F(SinkFile, WhatWasRemovedOrReplacedIsOpenedAgain) {
+  auto sink = Sink::open(path());
+  ASSERT_TRUE(sink);
+  write(*sink, "first\n");
+  std::filesystem::remove(path());
+  auto change = sink->look(kSecond);
+  ASSERT_TRUE(change);
+  EXPECT_EQ(change->how, FileChange::How::kRemoved);
+  EXPECT_EQ(change->found_bytes, 6u);
+  EXPECT_TRUE(change->reopened);
+  write(*sink, "second\n");
+  EXPECT_EQ(contents(path()), "second\n");
+  EXPECT_FALSE(sink->look(2 * kSecond));
+  std::ofstream(path("other")) << "forged\n";
+  std::filesystem::rename(path("other"), path());
+  change = sink->look(3 * kSecond);
+  ASSERT_TRUE(change);
+  EXPECT_EQ(change->how, FileChange::How::kReplaced);
+  write(*sink, "third\n");
+  EXPECT_EQ(contents(path()), "forged\nthird\n");
+}
+
+TEST_F(SinkFile, ARotationIsNoChangeUnlessNobodyAsksToReopen) {
+  auto sink = Sink::open(path());
+  ASSERT_TRUE(sink);
+  write(*sink, "first\n");
+  EXPECT_FALSE(*sink->reopen());
+  std::filesystem::rename(path(), path("events.1"));
+  EXPECT_FALSE(sink->look(10 * kSecond));
+  write(*sink, "late\n");
+  EXPECT_TRUE(*sink->reopen());
+  write(*sink, "second\n");
+  EXPECT_EQ(contents(path("events.1")), "first\nlate\n");
+  EXPECT_EQ(contents(path()), "second\n");
+  EXPECT_FALSE(sink->look(20 * kSecond));
+  std::filesystem::rename(path(), path("events.1"));
+  EXPECT_FALSE(sink->look(30 * kSecond));
+  EXPECT_FALSE(sink->look(34 * kSecond));
+  const auto change = sink->look(35 * kSecond);
+  ASSERT_TRUE(change);
+  EXPECT_EQ(change->how, FileChange::How::kMoved);
+  EXPECT_TRUE(std::filesystem::exists(path()));
+}
+
+TEST_F(SinkFile, ALinkOrAPipeInItsPlaceIsNotWrittenTo) {
+  auto sink = Sink::open(path());
+  ASSERT_TRUE(sink);
+  std::filesystem::remove(path());
+  std::ofstream(path("target")) << "";
+  std::filesystem::create_symlink(path("target"), path());
+  const auto change = sink->look(kSecond);
+  ASSERT_TRUE(change);
+  EXPECT_FALSE(change->reopened);
+  EXPECT_NE(change->why, "");
+  EXPECT_FALSE(sink->look(2 * kSecond));  // told once
+  std::filesystem::remove(path());
+  ASSERT_EQ(mkfifo(path().c_str(), 0600), 0);
+  EXPECT_FALSE(sink->look(3 * kSecond));
+  write(*sink, "kept\n");
+  std::filesystem::remove(path());
+  EXPECT_TRUE(sink->look(4 * kSecond)->reopened);
+  EXPECT_EQ(contents(path("target")), "");
 }
 
 TEST(Sink, AClosedPipeIsAnError) {

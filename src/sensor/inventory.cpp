@@ -3,16 +3,17 @@
 
 #include <bpf/bpf.h>
 
-#include <optional>
+#include <charconv>
 #include <string_view>
-#include <vector>
+#include <utility>
+#include <optional>
 
 #include <fmt/format.h>
 
+#include "abi/guard.h"
 #include "sensor/loaded.h"
 #include "util/read_file.h"
 #include "util/result.h"
-#include "util/sha256.h"
 
 namespace vfsguard::sensor {
 
@@ -67,17 +68,19 @@ void add_object(Inventory& inventory, const std::string& owner, const Loaded& ob
   }
 }
 
-void add_contents(Inventory& inventory, const std::string& owner, int map_fd, std::uint32_t index, std::size_t value_size) {
-  std::vector<char> value(value_size);
-  std::string& digest = inventory["tables " + owner];
-  if (bpf_map_lookup_elem(map_fd, &index, value.data()) != 0) {
-    digest = why();
-    return;
+std::map<std::uint64_t, std::string> ids_of(const Inventory& inventory) {
+  constexpr std::pair<std::string_view, std::uint32_t> kKinds[] = {{"map ", VG_GUARDED_MAP}, {"program ", VG_GUARDED_PROGRAM}, {"link ", VG_GUARDED_LINK}};
+  constexpr std::string_view kId = "id ";
+  std::map<std::uint64_t, std::string> ids;
+  for (const auto& [name, value] : inventory) {
+    for (const auto& [prefix, kind] : kKinds) {
+      std::uint32_t id = 0;
+      if (name.starts_with(prefix) && value.starts_with(kId) && std::from_chars(value.data() + kId.size(), value.data() + value.size(), id).ec == std::errc{}) {
+        ids.emplace(VG_GUARDED_KEY(kind, id), name);
+      }
+    }
   }
-  util::Sha256 sha;
-  sha.update({value.data(), value.size()});
-  const auto hex = sha.hex();
-  digest = hex ? fmt::format("sha256:{}", std::string_view(hex->data(), hex->size())) : "no digest";
+  return ids;
 }
 
 }  // namespace vfsguard::sensor

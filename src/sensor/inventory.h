@@ -2,7 +2,6 @@
 // What of ours is in the kernel, as it says itself: names and values to compare (guard/integrity.h).
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -18,7 +17,8 @@ void add_object(Inventory& inventory, const std::string& owner, const Loaded& ob
 void add_program(Inventory& inventory, const std::string& owner, const std::string& name, int fd);
 // "link OWNER/NAME": its id and kind, the program that it calls, and where it is attached as far as the kernel says.
 void add_link(Inventory& inventory, const std::string& owner, const std::string& name, int fd);
-// "tables OWNER": the SHA-256 of what lies at an index of a map.
-void add_contents(Inventory& inventory, const std::string& owner, int map_fd, std::uint32_t index, std::size_t value_size);
+
+// What of an inventory has an id, by kind (VG_GUARDED_*) and id, as VG_GUARDED_KEY has them.
+std::map<std::uint64_t, std::string> ids_of(const Inventory& inventory);
 
 }  // namespace vfsguard::sensor

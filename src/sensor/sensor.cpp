@@ -30,6 +30,7 @@
 #include "sensor/kernel_facts.h"
 #include "sensor/kprobe_events.h"
 #include "sensor/loaded.h"
+#include "sensor/map_access.h"
 #include "sensor/ring.h"
 #include "util/clock.h"
 #include "util/fd.h"
@@ -280,6 +281,10 @@ struct Sensor::State {
   std::size_t budget = 0;
   std::size_t consumed = 0;
   std::uint64_t probe_misses = 0;  // of probes that are gone
+  std::array<Image, 2> images;     // of both versions of the tables
+  std::uint32_t tgid = 0;          // as the kernel counts
+  std::uint32_t epoch = 0;         // of aggregates
+  std::uint32_t described_seen = 0;
 
   [[nodiscard]] std::uint64_t misses() const;
   [[nodiscard]] Bss& bss() const { return loaded.bss<Bss>(); }
@@ -469,6 +474,7 @@ void Sensor::State::size_maps(vfsguard_bpf& skeleton, const Options& options) {
   enforcing = filter.refusals >= 0;
   killing = filter.killing;
   bpf_map__set_value_size(skeleton.maps.tables, static_cast<__u32>(table_size));
+  bpf_map__set_map_flags(skeleton.maps.tables, BPF_F_RDONLY_PROG);  // no program writes it, ours or anybody's
   skeleton.rodata->table_mask = static_cast<__u32>(table_size - 1);
   skeleton.data->policy_version = version;
   resize(skeleton.maps.comms, filter.comms.size());
@@ -494,6 +500,7 @@ void Sensor::State::take_over(vfsguard_bpf& skeleton, const State& before) {
 
 util::Result<void> Sensor::State::fill_tables(std::uint32_t of_version) {
   const __u32 place = of_version & 1;
+  images[place] = Image::of(tables, table_size);
   tables.resize(table_size);
   const int code = bpf_map_update_elem(loaded.map_fd("tables"), &place, tables.data(), BPF_ANY);
   util::free_memory_of(tables);
@@ -508,7 +515,8 @@ util::Result<void> Sensor::State::fill_maps(const Filter& filter) {
   const __u32 zero = 0;
   const __u8 one = 1;
   const int finisher = loaded.program_fd("finish");
-  bool ok = put("finisher", &zero, &finisher);
+  // Nobody takes that call away again, this process included.
+  bool ok = put("finisher", &zero, &finisher) && bpf_map_freeze(loaded.map_fd("finisher")) == 0;
   for (const std::string& comm : filter.comms) {
     char key[VG_COMM_LEN] = {};
     comm.copy(key, sizeof key - 1);
@@ -677,6 +685,8 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   if (bpf_prog_test_run_opts(state->loaded.program_fd("who_am_i"), &run) != 0) {
     return util::fail_errno(EX_OSERR, "cannot learn this process's own pid from the kernel");
   }
+  state->tgid = state->bss().self_tgid;
+  state->epoch = state->bss().aggregate_epoch;
   state->wait.reset(epoll_create1(EPOLL_CLOEXEC));
   const std::pair<const char*, std::optional<Ring>&> lanes[] = {{"ring", state->ring}, {"priority_ring", state->priority_ring}};
   for (const auto& [name, ring] : lanes) {
@@ -752,6 +762,7 @@ util::Result<void> Sensor::replace(const Filter& filter) {
     return util::pass_on(filled.error());
   }
   std::atomic_ref(state.data().policy_version).store(next);
+  state.images[state.version & 1] = {};
   state.version = next;
   // The place of the old one is free when all that began by it is done.
   return state.grace->wait();
@@ -794,7 +805,7 @@ util::Result<bool> Sensor::consume_until(const Ends& ends, std::size_t limit) {
 int Sensor::wait_fd() const { return state_->wait.get(); }
 
 util::Result<void> Sensor::turn_aggregates() {
-  std::atomic_ref(state_->bss().aggregate_epoch).fetch_add(1);
+  std::atomic_ref(state_->bss().aggregate_epoch).store(++state_->epoch);
   return state_->grace->wait();  // then no program runs that saw the old value
 }
 
@@ -856,8 +867,16 @@ Inventory Sensor::inventory() const {
   for (std::size_t i = 0; i < state_->links.size(); ++i) {
     add_link(inventory, "record", std::to_string(i), state_->links[i].get());
   }
-  add_contents(inventory, "record", state_->loaded.map_fd("tables"), state_->version & 1, state_->table_size);
   return inventory;
+}
+
+void Sensor::register_state(guard::KernelState& state) const {
+  State& s = *state_;
+  state.add_word("record/.bss", "record/self_tgid", s.bss().self_tgid, s.tgid);
+  state.add_word("record/.bss", "record/aggregate_epoch", s.bss().aggregate_epoch, s.epoch);
+  state.add_word("record/.data", "record/policy_version", s.data().policy_version, s.version);
+  state.add_counter("record/.data", "record/describe_epoch", s.data().describe_epoch, s.described_seen);
+  s.images[s.version & 1].register_at(state, "record/tables", "tables record", s.loaded.map_fd("tables"), s.version & 1);
 }
 
 std::uint64_t Sensor::names_only() const {

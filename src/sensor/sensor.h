@@ -14,6 +14,7 @@
 
 #include "abi/control.h"
 #include "event/names.h"
+#include "guard/kernel_state.h"
 #include "policy/automaton.h"
 #include "sensor/call_functions.h"
 #include "sensor/inventory.h"
@@ -135,6 +136,8 @@ class Sensor {
   [[nodiscard]] bool needs_admin() const;
   // What of it is in the kernel now.
   [[nodiscard]] Inventory inventory() const;
+  // What filters and could be written to by others, and how it must be.
+  void register_state(guard::KernelState& state) const;
   [[nodiscard]] Counters counters() const;
   [[nodiscard]] Limits limits() const;
   void describe_again();
