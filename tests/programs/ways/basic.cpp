@@ -1,23 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ways to a protected object, each tried by a process of its own that has no right to it:
-//
-//   ways DIR       prepares a directory for each, DIR/1, DIR/2, ..., and a neighbour DIR/1n, ... that is alike, says "prepared", waits for a line on standard
-//   input, tries them all, and says for each
-//                  "WAY: RESULT"
-//   ways --list    their names, a line each
-//
-// To be protected, for everybody but user 0: a, prog, s/** and above/below/deep in the numbered directories. RESULT:
-//
-//   ERRNO       refused, and nothing was changed
-//   killed      and nothing was changed
-//   killed-late it is killed, and has changed something
-//   done        it got what it wanted
-//   changed     refused, and something was changed all the same
-//   no          this file system, or kernel, has no such thing: the neighbour is refused too
-#include <dirent.h>
+// By name, by a descriptor from before, and changes.
 #include <fcntl.h>
-#include <grp.h>
-#include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/io_uring.h>
 #include <linux/openat2.h>
@@ -25,59 +8,24 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
+#include "ways.h"
+
 namespace {
-
-constexpr unsigned kUser = 1234;
-
-[[noreturn]] void die(const std::string& what) {
-  fprintf(stderr, "ways: %s: %s\n", what.c_str(), strerror(errno));
-  exit(70);
-}
-
-void must(bool ok, const std::string& what) {
-  if (!ok) {
-    die(what);
-  }
-}
-
-// What a way has to work with. All paths are absolute; `a` is the object.
-struct Place {
-  std::string dir, a, x, s, b, prog, alias, link, dirlink, above, deep;
-  int old = -1;         // opened before the policy, read and write
-  int old_dir = -1;     // of dir
-  char* low = nullptr;  // a page below 4 GiB
-};
-
-// Each returns 0 or an errno.
-int of(long result) { return result < 0 ? errno : 0; }
-
-int opens(const std::string& path, int flags) {
-  const int fd = open(path.c_str(), flags, 0600);
-  const int code = of(fd);
-  close(fd);
-  return code;
-}
 
 long call32(long nr, long a, long b = 0, long c = 0, long d = 0) {
   long result = 0;
@@ -144,13 +92,6 @@ int request_two(unsigned char opcode, const std::string& from, const std::string
     e.len = static_cast<unsigned>(AT_FDCWD);
     e.off = address(to.c_str());
   });
-}
-
-int in_namespaces(int flags, const std::function<int()>& then) {
-  if (unshare(flags) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-    return errno == 0 ? EPERM : ENOSYS;
-  }
-  return then();
 }
 
 int received(const Place& p) {
@@ -249,15 +190,10 @@ int copies(const Place& p, bool from_it) {
   return of(copy_file_range(from_it ? p.old : other, &at, from_it ? other : p.old, &to, 3, 0));
 }
 
-struct Way {
-  const char* name;
-  std::function<int(const Place&)> tries;
-  bool capable = false;                          // keeps root's capabilities: file handles, mounts
-  std::function<void(const Place&)> first = {};  // by root, just before
-};
+}  // namespace
 
-const std::vector<Way>& ways() {
-  static const std::vector<Way> all = {
+std::vector<Way> basic_ways() {
+  return {
       // By name.
       {"open", [](const Place& p) { return opens(p.a, O_RDONLY); }},
       {"open to write", [](const Place& p) { return opens(p.a, O_RDWR | O_APPEND); }},
@@ -405,173 +341,4 @@ const std::vector<Way>& ways() {
       {"chattr", attributes},
       {"mount over it", [](const Place& p) { return of(mount(p.x.c_str(), p.a.c_str(), nullptr, MS_BIND, nullptr)); }, true},
   };
-  return all;
-}
-
-void write_file(const std::string& path, mode_t mode, const std::string& content = "content") {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC, mode);
-  must(fd >= 0 && write(fd, content.c_str(), content.size() + 1) > 0 && fchown(fd, kUser, kUser) == 0 && fchmod(fd, mode) == 0, path);
-  close(fd);
-}
-
-void copy_program(const std::string& to) {
-  const int in = open("/bin/true", O_RDONLY);
-  const int out = open(to.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0755);
-  struct stat status{};
-  must(in >= 0 && out >= 0 && fstat(in, &status) == 0 && sendfile(out, in, nullptr, static_cast<std::size_t>(status.st_size)) == status.st_size, to);
-  close(in);
-  close(out);
-}
-
-Place prepare(const std::string& dir) {
-  Place p;
-  p.dir = dir;
-  p.a = dir + "/a";
-  p.x = dir + "/x";
-  p.s = dir + "/s";
-  p.b = p.s + "/b";
-  p.prog = dir + "/prog";
-  p.alias = dir + "/alias";
-  p.link = dir + "/link";
-  p.dirlink = dir + "/dirlink";
-  p.above = dir + "/above";
-  p.deep = p.above + "/below/deep";
-  const auto make = [](const std::string& path) { must(mkdir(path.c_str(), 0777) == 0 && chmod(path.c_str(), 0777) == 0, path); };
-  for (const std::string& path : {p.dir, p.s, p.above, p.above + "/below"}) {
-    make(path);
-  }
-  for (const std::string& path : {p.a, p.b, p.deep}) {
-    write_file(path, 0666);
-  }
-  write_file(p.x, 0666, "another");
-  (void)setxattr(p.a.c_str(), "user.before", "1", 1, 0);  // not everywhere
-  write_file(p.dir + "/name", 0644, p.a);
-  copy_program(p.prog);
-  must(link(p.a.c_str(), p.alias.c_str()) == 0 && symlink(p.a.c_str(), p.link.c_str()) == 0 && symlink(p.s.c_str(), p.dirlink.c_str()) == 0, "links");
-  p.old = open(p.a.c_str(), O_RDWR);
-  p.old_dir = open(dir.c_str(), O_RDONLY | O_DIRECTORY);
-  must(p.old >= 0 && p.old_dir >= 0, "open");
-  return p;
-}
-
-// All that there is in a directory, but for when it was read.
-void look(const std::string& path, std::string& out) {
-  struct stat status{};
-  if (lstat(path.c_str(), &status) != 0) {
-    return;
-  }
-  char line[256];
-  snprintf(line, sizeof line, " %lu %o %u:%u %ld %ld;", status.st_ino, status.st_mode, status.st_uid, status.st_gid,
-           S_ISDIR(status.st_mode) ? 0L : status.st_size, S_ISDIR(status.st_mode) ? 0L : status.st_mtim.tv_sec);
-  out += path + line;
-  char attributes[512];
-  const ssize_t n = S_ISREG(status.st_mode) ? llistxattr(path.c_str(), attributes, sizeof attributes) : 0;
-  out.append(attributes, n > 0 ? static_cast<std::size_t>(n) : 0);
-  if (S_ISREG(status.st_mode)) {
-    char content[16];
-    const int fd = open(path.c_str(), O_RDONLY);
-    const ssize_t got = fd < 0 ? 0 : read(fd, content, sizeof content);
-    int flags = 0;
-    (void)ioctl(fd, FS_IOC_GETFLAGS, &flags);
-    out.append(content, got > 0 ? static_cast<std::size_t>(got) : 0);
-    out += std::to_string(flags & FS_NODUMP_FL);
-    close(fd);
-  } else if (S_ISDIR(status.st_mode)) {
-    std::vector<std::string> names;
-    DIR* dir = opendir(path.c_str());
-    while (const dirent* entry = dir == nullptr ? nullptr : readdir(dir)) {
-      if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
-        names.emplace_back(entry->d_name);
-      }
-    }
-    closedir(dir);
-    std::sort(names.begin(), names.end());
-    for (const std::string& name : names) {
-      look(path + "/" + name, out);
-    }
-  }
-}
-
-void become_nobody(bool capable) {
-  must(!capable || prctl(PR_SET_KEEPCAPS, 1) == 0, "keepcaps");
-  must(setgroups(0, nullptr) == 0 && setresgid(kUser, kUser, kUser) == 0 && setresuid(kUser, kUser, kUser) == 0, "setresuid");
-  if (capable) {
-    __user_cap_header_struct head{_LINUX_CAPABILITY_VERSION_3, 0};
-    __user_cap_data_struct caps[2];
-    must(syscall(SYS_capget, &head, caps) == 0, "capget");
-    for (auto& cap : caps) {
-      cap.effective = cap.permitted;
-    }
-    must(syscall(SYS_capset, &head, caps) == 0, "capset");
-  }
-  prctl(PR_SET_DUMPABLE, 1);
-}
-
-std::string errno_name(int code) {
-  const char* name = strerrorname_np(code);
-  return name == nullptr ? std::to_string(code) : name;
-}
-
-std::string try_one(const Way& way, Place p) {
-  if (way.first) {
-    way.first(p);
-  }
-  std::string before;
-  look(p.dir, before);
-  const pid_t pid = fork();
-  if (pid == 0) {
-    alarm(60);
-    // In a mount namespace of its own, so that a mount goes when it does.
-    must(!way.capable || (unshare(CLONE_NEWNS) == 0 && mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0), "unshare");
-    become_nobody(way.capable);
-    p.low = static_cast<char*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0));
-    _exit(way.tries(p));
-  }
-  int status = 0;
-  waitpid(pid, &status, 0);
-  std::string after;
-  look(p.dir, after);
-  const bool changed = before != after;
-  if (WIFSIGNALED(status)) {
-    return WTERMSIG(status) != SIGKILL ? strsignal(WTERMSIG(status)) : changed ? "killed-late" : "killed";
-  }
-  return WEXITSTATUS(status) == 0 ? "done" : changed ? "changed" : errno_name(WEXITSTATUS(status));
-}
-
-}  // namespace
-
-int main(int argc, char** argv) {
-  setvbuf(stdout, nullptr, _IOLBF, 0);
-  if (argc == 2 && strcmp(argv[1], "--list") == 0) {
-    for (const Way& way : ways()) {
-      printf("%s\n", way.name);
-    }
-    return 0;
-  }
-  if (argc != 2 || argv[1][0] != '/') {
-    fprintf(stderr, "usage: ways DIR | --list\n");
-    return 64;
-  }
-  const std::string root = argv[1];
-  std::map<std::string, Place> places;
-  std::map<std::string, Place> neighbours;
-  umask(0);
-  must(chmod(root.c_str(), 0777) == 0, root);
-  int number = 0;
-  for (const Way& way : ways()) {
-    const std::string dir = root + "/" + std::to_string(++number);
-    places[way.name] = prepare(dir);
-    neighbours[way.name] = prepare(dir + "n");
-  }
-  printf("prepared\n");
-  if (getchar() == EOF) {
-    return 70;
-  }
-  for (const Way& way : ways()) {
-    const std::string result = try_one(way, places[way.name]);
-    // The same on what nobody protects: it must go through, or there is no such thing here.
-    const std::string free = try_one(way, neighbours[way.name]);
-    printf("%s: %s\n", way.name, free == "done" ? result.c_str() : "no");
-  }
-  return 0;
 }
