@@ -29,7 +29,10 @@ namespace {
 
 long call32(long nr, long a, long b = 0, long c = 0, long d = 0) {
   long result = 0;
-  asm volatile("int $0x80" : "=a"(result) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d) : "memory", "r8", "r9", "r10", "r11");
+  asm volatile("int $0x80"
+               : "=a"(result)
+               : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d)
+               : "memory", "r8", "r9", "r10", "r11");
   return result;
 }
 
@@ -43,29 +46,36 @@ long low(const Place& p, const std::string& text, int slot = 0) {
 int of32(long result) { return result < 0 ? static_cast<int>(-result) : 0; }
 
 // One request of io_uring, to its end.
-int request(const std::function<void(io_uring_sqe&)>& fill, unsigned sq_flags = 0, int registered = -1) {
+int request(const std::function<void(io_uring_sqe&)>& fill, unsigned sq_flags = 0,
+            int registered = -1) {
   io_uring_params params{};
   params.flags = sq_flags;
   params.sq_thread_idle = 1000;
   const int ring = static_cast<int>(syscall(SYS_io_uring_setup, 4, &params));
   must(ring >= 0, "io_uring_setup");
   const auto map = [&](std::size_t size, off_t offset) {
-    auto* memory = static_cast<char*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, offset));
+    auto* memory = static_cast<char*>(
+        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, offset));
     must(memory != MAP_FAILED, "io_uring mmap");
     return memory;
   };
-  char* submissions = map(params.sq_off.array + params.sq_entries * sizeof(std::uint32_t), IORING_OFF_SQ_RING);
-  char* completions = map(params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe), IORING_OFF_CQ_RING);
-  auto* entries = reinterpret_cast<io_uring_sqe*>(map(params.sq_entries * sizeof(io_uring_sqe), IORING_OFF_SQES));
+  char* submissions =
+      map(params.sq_off.array + params.sq_entries * sizeof(std::uint32_t), IORING_OFF_SQ_RING);
+  char* completions =
+      map(params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe), IORING_OFF_CQ_RING);
+  auto* entries = reinterpret_cast<io_uring_sqe*>(
+      map(params.sq_entries * sizeof(io_uring_sqe), IORING_OFF_SQES));
   if (registered >= 0) {
-    must(syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, &registered, 1) == 0, "io_uring register");
+    must(syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, &registered, 1) == 0,
+         "io_uring register");
   }
   std::memset(entries, 0, sizeof *entries);
   fill(*entries);
   reinterpret_cast<std::uint32_t*>(submissions + params.sq_off.array)[0] = 0;
   std::atomic_ref(*reinterpret_cast<std::uint32_t*>(submissions + params.sq_off.tail)).store(1);
   const unsigned wake = (sq_flags & IORING_SETUP_SQPOLL) != 0 ? IORING_ENTER_SQ_WAKEUP : 0;
-  must(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS | wake, nullptr, 0) >= 0, "io_uring_enter");
+  must(syscall(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS | wake, nullptr, 0) >= 0,
+       "io_uring_enter");
   const auto* done = reinterpret_cast<const io_uring_cqe*>(completions + params.cq_off.cqes);
   return done->res < 0 ? -done->res : 0;
 }
@@ -115,7 +125,8 @@ int received(const Place& p) {
   message.msg_controllen = sizeof control;
   must(recvmsg(pair[1], &message, 0) == 1, "recvmsg");
   // What does not arrive is cut off: the descriptor is not there.
-  if (CMSG_FIRSTHDR(&message) == nullptr || CMSG_FIRSTHDR(&message)->cmsg_len != CMSG_LEN(sizeof(int))) {
+  if (CMSG_FIRSTHDR(&message) == nullptr ||
+      CMSG_FIRSTHDR(&message)->cmsg_len != CMSG_LEN(sizeof(int))) {
     return EACCES;
   }
   int fd = -1;
@@ -205,28 +216,40 @@ std::vector<Way> basic_ways() {
        }},
       {"creat", [](const Place& p) { return of(creat(p.a.c_str(), 0600)); }},
       {"open, 32-bit", [](const Place& p) { return of32(call32(5, low(p, p.a), O_RDONLY)); }},
-      {"openat, 32-bit", [](const Place& p) { return of32(call32(295, AT_FDCWD, low(p, p.a), O_RDWR)); }},
+      {"openat, 32-bit",
+       [](const Place& p) { return of32(call32(295, AT_FDCWD, low(p, p.a), O_RDWR)); }},
       {"openat, io_uring", [](const Place& p) { return request_open(p.a); }},
       {"openat, io_uring worker", [](const Place& p) { return request_open(p.a, IOSQE_ASYNC); }},
-      {"openat, io_uring SQPOLL", [](const Place& p) { return request_open(p.a, 0, IORING_SETUP_SQPOLL); }},
+      {"openat, io_uring SQPOLL",
+       [](const Place& p) { return request_open(p.a, 0, IORING_SETUP_SQPOLL); }},
       {"dots and slashes", [](const Place& p) { return opens(p.dir + "/s/..//./a", O_RDONLY); }},
-      {"relative", [](const Place& p) { return chdir(p.dir.c_str()) != 0 ? errno : opens(std::string("a"), O_RDONLY); }},
+      {"relative",
+       [](const Place& p) {
+         return chdir(p.dir.c_str()) != 0 ? errno : opens(std::string("a"), O_RDONLY);
+       }},
       {"below a descriptor",
        [](const Place& p) {
-         const std::string name = "a";  // in memory that is there: what cannot be read is another way
+         const std::string name =
+             "a";  // in memory that is there: what cannot be read is another way
          return of(openat(p.old_dir, name.c_str(), O_RDONLY));
        }},
       {"a name that is not in memory",
        [](const Place& p) {
          const int fd = open((p.dir + "/name").c_str(), O_RDONLY);
-         return of(open(static_cast<const char*>(mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, fd, 0)), O_RDONLY));
+         return of(
+             open(static_cast<const char*>(mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, fd, 0)),
+                  O_RDONLY));
        }},
       {"in a protected directory", [](const Place& p) { return opens(p.b, O_RDONLY); }},
       {"symbolic link", [](const Place& p) { return opens(p.link, O_RDONLY); }},
-      {"symbolic link on the way", [](const Place& p) { return opens(p.dirlink + "/b", O_RDONLY); }},
+      {"symbolic link on the way",
+       [](const Place& p) { return opens(p.dirlink + "/b", O_RDONLY); }},
       {"hard link from before", [](const Place& p) { return opens(p.alias, O_RDONLY); }},
       {"/proc/self/root", [](const Place& p) { return opens("/proc/self/root" + p.a, O_RDONLY); }},
-      {"/proc/self/cwd", [](const Place& p) { return chdir(p.dir.c_str()) != 0 ? errno : opens("/proc/self/cwd/a", O_RDONLY); }},
+      {"/proc/self/cwd",
+       [](const Place& p) {
+         return chdir(p.dir.c_str()) != 0 ? errno : opens("/proc/self/cwd/a", O_RDONLY);
+       }},
       {"O_PATH, opened again",
        [](const Place& p) {
          const int fd = open(p.a.c_str(), O_PATH);
@@ -235,20 +258,33 @@ std::vector<Way> basic_ways() {
       {"by a file handle", by_handle, true},
       {"bind mount of the directory",
        [](const Place& p) {
-         return in_namespaces(CLONE_NEWNS, [&] { return mount(p.dir.c_str(), "/mnt", nullptr, MS_BIND, nullptr) != 0 ? errno : opens("/mnt/a", O_RDONLY); });
+         return in_namespaces(CLONE_NEWNS, [&] {
+           return mount(p.dir.c_str(), "/mnt", nullptr, MS_BIND, nullptr) != 0
+                      ? errno
+                      : opens("/mnt/a", O_RDONLY);
+         });
        },
        true},
       {"bind mount of the file",
        [](const Place& p) {
-         return in_namespaces(CLONE_NEWNS, [&] { return mount(p.a.c_str(), p.x.c_str(), nullptr, MS_BIND, nullptr) != 0 ? errno : opens(p.x, O_RDONLY); });
+         return in_namespaces(CLONE_NEWNS, [&] {
+           return mount(p.a.c_str(), p.x.c_str(), nullptr, MS_BIND, nullptr) != 0
+                      ? errno
+                      : opens(p.x, O_RDONLY);
+         });
        },
        true},
       {"user and mount namespaces",
        [](const Place& p) {
-         return in_namespaces(CLONE_NEWUSER | CLONE_NEWNS,
-                              [&] { return mount(p.dir.c_str(), "/mnt", nullptr, MS_BIND | MS_REC, nullptr) != 0 ? errno : opens("/mnt/a", O_RDONLY); });
+         return in_namespaces(CLONE_NEWUSER | CLONE_NEWNS, [&] {
+           return mount(p.dir.c_str(), "/mnt", nullptr, MS_BIND | MS_REC, nullptr) != 0
+                      ? errno
+                      : opens("/mnt/a", O_RDONLY);
+         });
        }},
-      {"chroot", [](const Place& p) { return chroot(p.dir.c_str()) != 0 ? errno : opens("/a", O_RDONLY); }, true},
+      {"chroot",
+       [](const Place& p) { return chroot(p.dir.c_str()) != 0 ? errno : opens("/a", O_RDONLY); },
+       true},
       {"exec", [](const Place& p) { return executes(p.prog, false); }},
       {"exec by descriptor", [](const Place& p) { return executes(p.prog, true); }},
       // By a descriptor from before.
@@ -291,7 +327,8 @@ std::vector<Way> basic_ways() {
            e.len = 1;
          });
        }},
-      {"sendfile", [](const Place& p) { return of(sendfile(open(p.x.c_str(), O_RDWR), p.old, nullptr, 1)); }},
+      {"sendfile",
+       [](const Place& p) { return of(sendfile(open(p.x.c_str(), O_RDWR), p.old, nullptr, 1)); }},
       {"splice", pipes},
       {"copy_file_range from it", [](const Place& p) { return copies(p, true); }},
       {"copy_file_range to it", [](const Place& p) { return copies(p, false); }},
@@ -313,20 +350,39 @@ std::vector<Way> basic_ways() {
            e.addr = address(p.a.c_str());
          });
        }},
-      {"rename away", [](const Place& p) { return of(rename(p.a.c_str(), (p.dir + "/y").c_str())); }},
-      {"rename, 32-bit", [](const Place& p) { return of32(call32(38, low(p, p.a), low(p, p.dir + "/y", 1))); }},
-      {"rename, io_uring", [](const Place& p) { return request_two(IORING_OP_RENAMEAT, p.a, p.dir + "/y"); }},
+      {"rename away",
+       [](const Place& p) { return of(rename(p.a.c_str(), (p.dir + "/y").c_str())); }},
+      {"rename, 32-bit",
+       [](const Place& p) { return of32(call32(38, low(p, p.a), low(p, p.dir + "/y", 1))); }},
+      {"rename, io_uring",
+       [](const Place& p) { return request_two(IORING_OP_RENAMEAT, p.a, p.dir + "/y"); }},
       {"replace by rename", [](const Place& p) { return of(rename(p.x.c_str(), p.a.c_str())); }},
-      {"exchange", [](const Place& p) { return of(syscall(SYS_renameat2, AT_FDCWD, p.a.c_str(), AT_FDCWD, p.x.c_str(), RENAME_EXCHANGE)); }},
-      {"exchange, the other way", [](const Place& p) { return of(syscall(SYS_renameat2, AT_FDCWD, p.x.c_str(), AT_FDCWD, p.a.c_str(), RENAME_EXCHANGE)); }},
-      {"rename of a directory above", [](const Place& p) { return of(rename(p.above.c_str(), (p.dir + "/elsewhere").c_str())); }},
-      {"open of a file renamed before", [](const Place& p) { return opens(p.dir + "/moved", O_RDONLY); }, false,
-       [](const Place& p) { must(unlink(p.alias.c_str()) == 0 && rename(p.a.c_str(), (p.dir + "/moved").c_str()) == 0, "rename"); }},
+      {"exchange",
+       [](const Place& p) {
+         return of(
+             syscall(SYS_renameat2, AT_FDCWD, p.a.c_str(), AT_FDCWD, p.x.c_str(), RENAME_EXCHANGE));
+       }},
+      {"exchange, the other way",
+       [](const Place& p) {
+         return of(
+             syscall(SYS_renameat2, AT_FDCWD, p.x.c_str(), AT_FDCWD, p.a.c_str(), RENAME_EXCHANGE));
+       }},
+      {"rename of a directory above",
+       [](const Place& p) { return of(rename(p.above.c_str(), (p.dir + "/elsewhere").c_str())); }},
+      {"open of a file renamed before",
+       [](const Place& p) { return opens(p.dir + "/moved", O_RDONLY); }, false,
+       [](const Place& p) {
+         must(unlink(p.alias.c_str()) == 0 && rename(p.a.c_str(), (p.dir + "/moved").c_str()) == 0,
+              "rename");
+       }},
       {"link", [](const Place& p) { return of(link(p.a.c_str(), (p.dir + "/y").c_str())); }},
-      {"link, io_uring", [](const Place& p) { return request_two(IORING_OP_LINKAT, p.a, p.dir + "/y"); }},
-      {"create in it", [](const Place& p) { return opens(p.s + "/new", O_WRONLY | O_CREAT | O_EXCL); }},
+      {"link, io_uring",
+       [](const Place& p) { return request_two(IORING_OP_LINKAT, p.a, p.dir + "/y"); }},
+      {"create in it",
+       [](const Place& p) { return opens(p.s + "/new", O_WRONLY | O_CREAT | O_EXCL); }},
       {"mkdir in it", [](const Place& p) { return of(mkdir((p.s + "/new").c_str(), 0700)); }},
-      {"mknod in it", [](const Place& p) { return of(mknod((p.s + "/new").c_str(), S_IFIFO | 0600, 0)); }},
+      {"mknod in it",
+       [](const Place& p) { return of(mknod((p.s + "/new").c_str(), S_IFIFO | 0600, 0)); }},
       {"symlink in it", [](const Place& p) { return of(symlink("/", (p.s + "/new").c_str())); }},
       {"truncate", [](const Place& p) { return of(truncate(p.a.c_str(), 1)); }},
       {"chmod", [](const Place& p) { return of(chmod(p.a.c_str(), 0640)); }},
@@ -339,6 +395,10 @@ std::vector<Way> basic_ways() {
       {"setxattr", [](const Place& p) { return of(setxattr(p.a.c_str(), "user.x", "1", 1, 0)); }},
       {"removexattr", [](const Place& p) { return of(removexattr(p.a.c_str(), "user.before")); }},
       {"chattr", attributes},
-      {"mount over it", [](const Place& p) { return of(mount(p.x.c_str(), p.a.c_str(), nullptr, MS_BIND, nullptr)); }, true},
+      {"mount over it",
+       [](const Place& p) {
+         return of(mount(p.x.c_str(), p.a.c_str(), nullptr, MS_BIND, nullptr));
+       },
+       true},
   };
 }
