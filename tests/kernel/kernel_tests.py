@@ -2253,10 +2253,12 @@ def ways_of(d, column):
     """What becomes of each way, on each file system, with a policy in force: {way: {file system: result}}."""
     mechanism = "signal" if column.startswith("signal") else column
     roots, mounted = scratch_of_ways(d)
+    # 17,408 directories are what a walk of some kernels gives up at; the default is for speed.
+    levels = ["--levels", os.environ["VFSGUARD_WAYS_LEVELS"]] if "VFSGUARD_WAYS_LEVELS" in os.environ else []
     running = {}
     try:
         for fs, root in roots.items():
-            running[fs] = subprocess.Popen([program("ways"), root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            running[fs] = subprocess.Popen([program("ways"), *levels, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             check(running[fs].stdout.readline() == "prepared\n", f"ways on {fs}")
         os.chmod(d, 0o755)
         with open(f"{d}/policy.yaml", "wb") as f:

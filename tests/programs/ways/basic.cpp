@@ -372,8 +372,8 @@ std::vector<Way> basic_ways() {
       {"open of a file renamed before",
        [](const Place& p) { return opens(p.dir + "/moved", O_RDONLY); }, false,
        [](const Place& p) {
-         must(unlink(p.alias.c_str()) == 0 && rename(p.a.c_str(), (p.dir + "/moved").c_str()) == 0,
-              "rename");
+         (void)!unlink(p.alias.c_str());  // not everywhere
+         must(rename(p.a.c_str(), (p.dir + "/moved").c_str()) == 0, "rename");
        }},
       {"link", [](const Place& p) { return of(link(p.a.c_str(), (p.dir + "/y").c_str())); }},
       {"link, io_uring",

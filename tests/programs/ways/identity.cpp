@@ -243,12 +243,14 @@ int below_ancestor(const Place& p, const char* how) {
   const std::string program = p.dir + "/parent";
   const std::string own = own_program();
   const std::string file = p.dir + "/inherited";
+  prctl(PR_SET_CHILD_SUBREAPER, 1);  // its child comes to this process when it ends
   const pid_t pid = fork();
   if (pid == 0) {
     execl(program.c_str(), "ways", "--helper", how, own.c_str(), file.c_str(), nullptr);
     _exit(errno);
   }
-  return result_of(pid);
+  const int code = result_of(pid);
+  return code != 0 ? code : result_of(-1);
 }
 
 int generations(int left, const std::string& file) {
@@ -352,20 +354,24 @@ int helper(const std::vector<std::string>& words) {
   if (what == "generations") {
     return generations(17, file);
   }
+  // What this image forks goes on once nothing of this image lives.
   const std::string& program = words[1];
-  const pid_t pid = fork();
-  if (pid == 0) {
-    if (what == "forks") {
-      execl(program.c_str(), "ways", "--helper", "generations", file.c_str(), nullptr);
-    } else {
-      std::thread([&] {
-        execl(program.c_str(), "ways", "--helper", "opens", file.c_str(), nullptr);
-        _exit(errno);
-      }).join();
-    }
-    _exit(errno);
+  const pid_t self = getpid();
+  if (fork() != 0) {
+    return 0;
   }
-  return result_of(pid);
+  while (getppid() == self) {
+    usleep(1000);
+  }
+  if (what == "forks") {
+    execl(program.c_str(), "ways", "--helper", "generations", file.c_str(), nullptr);
+  } else {
+    std::thread([&] {
+      execl(program.c_str(), "ways", "--helper", "opens", file.c_str(), nullptr);
+      _exit(errno);
+    }).join();
+  }
+  return errno;
 }
 
 std::vector<Way> identity_ways() {
