@@ -334,13 +334,11 @@ void prepare_folding(Place& p) {
   write_file(p.dir + "/long-secret.txt", 0666);
 }
 
-void forget_names(const Place&) { drop_dentries(); }
-
 Way by_name(const char* name, const char* file, bool cached = false) {
   return {.name = name,
           .tries = [file](const Place& p) { return opens_and_reads(AT_FDCWD, p.dir + file); },
-          .first = cached ? std::function<void(const Place&)>{} : forget_names,
-          .prepare = prepare_folding};
+          .prepare = prepare_folding,
+          .enter = cached ? std::function<void()>{} : drop_dentries};
 }
 
 }  // namespace
@@ -398,8 +396,8 @@ std::vector<Way> identity_ways() {
       {.name = "by a file handle, with no name in memory",
        .tries = by_handle,
        .capable = true,
-       .first = [](const Place&) { drop_dentries(); },
        .prepare = remember_handle,
+       .enter = drop_dentries,
        .fails_closed = true},
       {.name = "O_PATH received by SCM_RIGHTS, of what kills",
        .tries = receives_path_descriptor,

@@ -130,8 +130,8 @@ std::vector<Way> innocent_ways() {
       {.name = "allowed: by a file handle, with no name in memory",
        .tries = by_handle,
        .capable = true,
-       .first = [](const Place&) { drop_dentries(); },
        .prepare = remember_handle,
+       .enter = drop_dentries,
        .fails_closed = true},
       {.name = "allowed: utimes in the second of two bind mounts",
        .tries =

@@ -341,11 +341,17 @@ void print_policy(const std::string& mechanism, const std::vector<std::string>& 
       {"weak", {"weak"}, "truncate", others},
       {"strong", {"strong/**"}, all, others},
       {"kills", {"kills"}, all, others, "kill"},
-      {"untrusted", {"exe"}, "open", "unless: { exe: [" + each({"trusted"}) + "] }"},
-      {"program", {"only-exe"}, "open", "only: { exe: \"" + own_program() + "\" }"},
+      {"untrusted",
+       {"exe"},
+       "open",
+       "only: { uid: 1234 }\n    unless: { exe: [" + each({"trusted"}) + "] }"},
+      {"program", {"only-exe"}, "open", "only: { uid: 1234, exe: \"" + own_program() + "\" }"},
       {"children", {"inherited"}, "open", "only: { ancestor: [" + each({"parent"}) + "] }"},
       {"group", {"jailed"}, "open", "only: { cgroup: \"/vfsguard-ways/**\" }"},
-      {"outside", {"boxed"}, "open", "unless: { container: \"0123456789ab\" }"},
+      {"outside",
+       {"boxed"},
+       "open",
+       "only: { uid: 1234 }\n    unless: { container: \"0123456789ab\" }"},
   };
   printf("version: 1\nrules:\n");
   for (const Rule& rule : rules) {
