@@ -2297,10 +2297,10 @@ def ways_by(d, column):
     if os.environ.get("VFSGUARD_WAYS"):
         print("\n".join(f"{way} | {column} | {of}" for way, of in results.items()), flush=True)
     check(not wrong, "\n" + "\n".join(wrong))
-    # Most of what is about no file system in particular goes on each.
+    # What is about no file system in particular goes on each; overlays are no layers, and vfat has no links.
     for fs in next(iter(results.values())):
         tried = sum(of.get(fs) != "no" for of in results.values())
-        least = 0.4 if fs == "vfat" else 0.8
+        least = 0.4 if fs == "vfat" else 0.6
         check(tried >= least * len(expected), f"only {tried} were tried on {fs}")
     return results, t
 
