@@ -22,6 +22,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -29,6 +30,7 @@
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -229,15 +231,19 @@ Place prepare(const std::string& dir) {
   return p;
 }
 
+bool numbered = true;
+
 // All that there is in a directory, but for when it was read.
 void look(const std::string& path, std::string& out, int depth = 0) {
   struct stat status{};
   if (lstat(path.c_str(), &status) != 0) {
     return;
   }
+  // vfat has no inode numbers: they are made up whenever a file is looked up anew.
+  const unsigned long inode = numbered ? status.st_ino : 0;
   char line[256];
-  snprintf(line, sizeof line, " %lu %o %u:%u %ld %ld;", status.st_ino, status.st_mode,
-           status.st_uid, status.st_gid, S_ISDIR(status.st_mode) ? 0L : status.st_size,
+  snprintf(line, sizeof line, " %lu %o %u:%u %ld %ld;", inode, status.st_mode, status.st_uid,
+           status.st_gid, S_ISDIR(status.st_mode) ? 0L : status.st_size,
            S_ISDIR(status.st_mode) ? 0L : status.st_mtim.tv_sec);
   out += path + line;
   char attributes[512];
@@ -370,6 +376,9 @@ int run(const std::string& root, const std::vector<std::string>& chosen) {
   std::map<std::string, Place> places;
   std::map<std::string, Place> neighbours;
   std::map<std::string, std::string> free;
+  struct statfs system{};
+  must(statfs(root.c_str(), &system) == 0, root);
+  numbered = system.f_type != MSDOS_SUPER_MAGIC;
   umask(0);
   must(chmod(root.c_str(), 0777) == 0 || errno == EPERM, root);
   std::vector<const Way*> selected;
