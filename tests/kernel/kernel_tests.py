@@ -2216,6 +2216,7 @@ def enforce_by_fanotify(top):
 
 # --- every way to an object, by every mechanism (tests/kernel/ways.txt, which is the table of docs/evasions.md) ---------------------------
 
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WAYS_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ways.txt")
 
 
@@ -2226,34 +2227,43 @@ def expected_ways():
     return {row[0]: dict(zip(head, row[1:])) for row in rows[1:]}
 
 
+def scratch_of_ways(d):
+    """A directory for each file system that the ways are tried on (VFSGUARD_WAYS_FS names others), and
+    what is mounted for that."""
+    if not SCRATCH:
+        os.mkdir(f"{d}/tmpfs")
+        subprocess.run(["mount", "-t", "tmpfs", "none", f"{d}/tmpfs"], check=True)
+        return {"tmpfs": f"{d}/tmpfs"}, [f"{d}/tmpfs"]
+    roots, mounted = {}, []
+    for fs in os.environ.get("VFSGUARD_WAYS_FS", "ext4,tmpfs,overlay").split(","):
+        where = os.path.join(SCRATCH, fs)
+        if fs not in ("ext4", "tmpfs", "overlay"):
+            where = os.path.join(SCRATCH, f"ways-{fs}")
+            made = run_as([os.path.join(REPOSITORY, "scripts/vm-fs"), fs, where])
+            if made.returncode == 77:
+                continue
+            check(made.returncode == 0, made.stderr)
+            mounted.append(where)
+        roots[fs] = tempfile.mkdtemp(prefix="vfsguard-test.", dir=where)
+    if not roots:
+        raise Skipped("none of these file systems is here")
+    return roots, mounted
+
+
 def ways_of(d, column):
     """What becomes of each way, on each file system, with a policy in force: {way: {file system: result}}."""
     mechanism = "signal" if column.startswith("signal") else column
-    roots = {}
-    if SCRATCH:
-        for fs in ("ext4", "tmpfs", "overlay"):
-            roots[fs] = tempfile.mkdtemp(prefix="vfsguard-test.", dir=os.path.join(SCRATCH, fs))
-    else:
-        roots["tmpfs"] = f"{d}/tmpfs"
-        os.mkdir(roots["tmpfs"])
-        subprocess.run(["mount", "-t", "tmpfs", "none", roots["tmpfs"]], check=True)
+    roots, mounted = scratch_of_ways(d)
+    # 17,408 directories are what a walk of some kernels gives up at; the default is for speed.
+    levels = ["--levels", os.environ["VFSGUARD_WAYS_LEVELS"]] if "VFSGUARD_WAYS_LEVELS" in os.environ else []
     running = {}
     try:
         for fs, root in roots.items():
-            running[fs] = subprocess.Popen([program("ways"), root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            running[fs] = subprocess.Popen([program("ways"), *levels, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             check(running[fs].stdout.readline() == "prepared\n", f"ways on {fs}")
         os.chmod(d, 0o755)
-        paths = ", ".join(f'"{root}/{n}/{what}"' for root in roots.values() for n in ("[0-9]", "[0-9][0-9]") for what in ("a", "prog", "s/**", "above/below/deep"))
-        with open(f"{d}/policy.yaml", "w") as f:
-            f.write(f"""version: 1
-rules:
-  - name: no
-    paths: [{paths}]
-    operations: [open, create, exec, rename, unlink, rmdir, mkdir, mknod, link, symlink, truncate, chmod, chown, utimes, setxattr, removexattr, read, write, mmap, ioctl, mount, umount]
-    unless: {{ uid: 0 }}
-    action: deny
-    degraded: accept
-""")
+        with open(f"{d}/policy.yaml", "wb") as f:
+            f.write(run_as([program("ways"), "--policy", mechanism, *roots.values()]).stdout)
         t = Trace(["run", "--hook", "lsm" if mechanism != "fanotify" and "lsm" in ARGS.hook else "auto", "--format", "json", "--config", f"{d}/policy.yaml",
                    "--enforce", mechanism]).require_ready()
         results = {}
@@ -2261,7 +2271,7 @@ rules:
             out = process.communicate("go\n", timeout=PATIENCE * 10)[0]
             check(process.returncode == 0, f"ways on {fs} ended with {process.returncode}: {out}")
             for line in out.splitlines():
-                way, result = line.split(": ", 1)
+                way, result = line.rsplit(": ", 1)
                 results.setdefault(way, {})[fs] = "held" if result == ("EPERM" if mechanism == "fanotify" else "EACCES") else result
         t.stop()
         return results, t
@@ -2270,10 +2280,10 @@ rules:
         for process in running.values():
             process.kill()
             process.wait()
-        if not SCRATCH:
-            subprocess.run(["umount", "-l", roots["tmpfs"]])
         for root in roots.values():
             shutil.rmtree(root, ignore_errors=True)
+        for where in mounted:
+            subprocess.run(["umount", "-l", where])
 
 
 def ways_by(d, column):
@@ -2285,11 +2295,14 @@ def ways_by(d, column):
             wanted = expected.get(way, {}).get(column, "no row")
             if result not in wanted.split("/") and result != "no":
                 wrong.append(f"{way} on {fs}: {result}, expected {wanted}")
-    tried = sum(result != "no" for of in results.values() for result in of.values())
     if os.environ.get("VFSGUARD_WAYS"):
         print("\n".join(f"{way} | {column} | {of}" for way, of in results.items()), flush=True)
     check(not wrong, "\n" + "\n".join(wrong))
-    check(tried >= 0.9 * len(expected) * len(next(iter(results.values()))), f"only {tried} were tried")
+    # What is about no file system in particular goes on each; overlays are no layers, and vfat has no links.
+    for fs in next(iter(results.values())):
+        tried = sum(of.get(fs) != "no" for of in results.values())
+        least = 0.4 if fs == "vfat" else 0.6
+        check(tried >= least * len(expected), f"only {tried} were tried on {fs}")
     return results, t
 
 
@@ -2300,9 +2313,9 @@ def once_test_ways_by_lsm(d):
     results, t = ways_by(d, "lsm")
     refused = sum(result == "held" for of in results.values() for result in of.values())
     told = [e for e in t.events() if e.get("enforced")]
-    check(all((e["error"], e["policy"], e["denied_by"]) == ("EACCES", "no", "vfsguard") for e in told), [e for e in told if e["error"] != "EACCES"][:2])
+    check(all(e["policy"] and (e["error"], e["denied_by"]) == ("EACCES", "vfsguard") for e in told), [e for e in told if e["error"] != "EACCES"][:2])
     # A descriptor that is refused on its way in (SCM_RIGHTS) is counted, and is no operation.
-    received = len(results["received by SCM_RIGHTS"])
+    received = sum(len(of) for way, of in results.items() if "received by SCM_RIGHTS" in way)
     check(len(told) >= refused - received, f"{refused} refused, {len(told)} told")
 
 
