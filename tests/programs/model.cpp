@@ -126,6 +126,10 @@ std::vector<Step> make_steps(std::uint64_t seed, unsigned count) {
     s.b = static_cast<std::uint32_t>(random());
     s.c = static_cast<std::uint32_t>(random());
   }
+  if (!steps.empty() && random() % 2 == 0) {
+    steps[0].actor = 1;
+    steps[0].op = static_cast<std::uint8_t>(Op::kUnshare);
+  }
   return steps;
 }
 
@@ -253,7 +257,8 @@ class User {
     if (chdir((top + "/open").c_str()) != 0) {
       _exit(70);
     }
-    slots_.fill(-1);
+    slots_ = {open("d0", O_PATH | O_CLOEXEC), open("a", O_RDWR | O_CLOEXEC), open("d0/d1", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+              open("d0/d1/b", O_RDONLY | O_CLOEXEC)};
     Step step{};
     while (recv(channel_, &step, sizeof step, 0) == static_cast<ssize_t>(sizeof step)) {
       reply_ = {};
@@ -395,7 +400,7 @@ class User {
   }
 
   int open_write(const Step& s, int directory, const char* path, int flags) {
-    const int fd = openat(directory, path, O_RDWR | O_NONBLOCK | O_CLOEXEC | flags);
+    const int fd = openat(directory, path, O_RDWR | O_NONBLOCK | O_CLOEXEC | flags, 0666);
     if (fd < 0) {
       return errno;
     }
@@ -892,6 +897,19 @@ class Episode {
   static std::string open_directory(std::uint32_t w) { return std::array{"open", "open", "open/d0", "open/d1", "open/d0/d1"}[w % 5]; }
   static std::string leaf(std::uint32_t w) { return kLeaves[(w >> 8) % kLeaves.size()]; }
 
+  // The next name that something of this type has, or that is free (type 0), if there is one.
+  static std::string next_name(int directory, std::uint32_t w, mode_t type) {
+    for (std::uint32_t i = 0; i < kLeaves.size(); ++i) {
+      const std::string name = leaf(w + (i << 8));
+      struct stat st {};
+      const bool exists = fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0;
+      if (exists ? (st.st_mode & S_IFMT) == type : type == 0) {
+        return name;
+      }
+    }
+    return leaf(w);
+  }
+
   static bool type_at(int directory, const std::string& name, mode_t type) {
     struct stat st {};
     return fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && (st.st_mode & S_IFMT) == type;
@@ -916,13 +934,16 @@ class Episode {
   std::optional<Failure> by_root(const Step& s) {
     const int in = directory_at(secret_directory(s.a));
     const int out = directory_at(open_directory(s.b));
-    const std::string inside = leaf(s.a);
-    const std::string outside = leaf(s.b);
+    const auto op = static_cast<RootOp>(s.op);
+    const bool into = op == RootOp::kMoveIn || op == RootOp::kCreateIn;
+    const bool from_outside = op == RootOp::kMoveIn || op == RootOp::kRename;
+    const std::string inside = next_name(in, s.a, into ? 0 : S_IFREG);
+    const std::string outside = next_name(out, s.b, !from_outside ? 0 : s.c % 3 == 0 ? S_IFDIR : S_IFREG);
     const std::string in_text = secret_directory(s.a) + "/" + inside;
     const std::string out_text = open_directory(s.b) + "/" + outside;
     long result = 0;
     bool changes = true;
-    switch (static_cast<RootOp>(s.op)) {
+    switch (op) {
       case RootOp::kLinkOut:
         note_ = " " + in_text + " to " + out_text;
         result = type_at(in, inside, S_IFREG) ? linkat(in, inside.c_str(), out, outside.c_str(), 0) : -1;
@@ -1003,10 +1024,18 @@ class Episode {
       for (const char* name : {"a", "b"}) {
         plain(open, name);
       }
-      for (const char* name : {"d0", "d1", "w", "d0/d1"}) {
+      for (const char* name : {"d0", "d1", "w"}) {
         folder(open, name);
       }
       close(open);
+    }
+    for (const char* name : {"open/d0", "open/d1"}) {
+      if (const int below = directory_at(name); below >= 0) {
+        folder(below, "d1");
+        plain(below, "a");
+        plain(below, "c");
+        close(below);
+      }
     }
   }
 
@@ -1056,10 +1085,10 @@ void Episode::prepare_tree() {
   if (at < 0 || chown(top.c_str(), kUser, kUser) != 0 || chmod(top.c_str(), 0777) != 0) {
     die(top);
   }
-  for (const char* name : {"secret", "secret/sub", "open", "open/d0", "open/d1", "open/d0/d1", "open/w", "m0", "m1", "b0", "b1"}) {
+  for (const char* name : {"secret", "secret/sub", "open", "open/d0", "open/d1", "open/d0/d1", "open/w", "m0", "m1", "b0", "b1", "m0/d0", "m1/d0"}) {
     folder(at, name);
   }
-  for (const char* name : {"secret/a", "secret/b", "secret/sub/a", "open/a", "open/b", "open/d0/a", "open/d0/d1/b", "open/d1/c"}) {
+  for (const char* name : {"secret/a", "secret/b", "secret/sub/a", "open/a", "open/b", "open/d0/a", "open/d0/d1/b", "open/d1/c", "m0/a"}) {
     plain(at, name);
   }
   close(at);
