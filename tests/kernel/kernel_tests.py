@@ -1290,6 +1290,56 @@ def test_enforcement_spares_disconnected(d):
     spared(t, results)
 
 
+def test_model_random(d):
+    """Random operations of a user in namespaces and of root, against a model of what is protected (tests/programs/model.cpp).
+
+    VFSGUARD_MODEL_SECONDS for another duration than 30 s, VFSGUARD_MODEL_SEED for one seed only, VFSGUARD_MODEL_FS for another file system.
+    """
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    seconds = float(os.environ.get("VFSGUARD_MODEL_SECONDS", "30"))
+    fixed = "VFSGUARD_MODEL_SEED" in os.environ
+    seeds = [int(os.environ["VFSGUARD_MODEL_SEED"])] if fixed else [1, random.SystemRandom().randrange(1, 1 << 32)]
+    names = os.environ.get("VFSGUARD_MODEL_FS", "ext4").split(",") if SCRATCH else ["host"]
+    roots = {fs: tempfile.mkdtemp(prefix="vfsguard-test.", dir=os.path.join(SCRATCH, fs) if SCRATCH else d) for fs in names}
+    try:
+        for root in roots.values():
+            os.chmod(root, 0o755)
+            # Names that are there when the policy is loaded, and that ordinary rules refuse nothing to the user.
+            subprocess.run([program("model"), f"{root}/tree", "--prepare"], check=True)
+            out = run_as([program("model"), f"{root}/tree", "--seed", "1", "--seconds", "2", "--no-policy"])
+            check(out.returncode == 0, f"without a policy: {out.stdout.decode()}{out.stderr.decode()}")
+        os.mkdir(f"{d}/elsewhere")
+        paths = ", ".join(f'"{root}/tree/secret/**"' for root in roots.values())
+        os.chmod(d, 0o755)
+        with open(f"{d}/policy.yaml", "w") as f:
+            f.write(f"""version: 1
+secrets:
+  - {{ path: ["{d}/elsewhere", "{d}/elsewhere/**"], level: 2 }}
+rules:
+  - {{ name: secret, paths: [{paths}], operations: [{FILE_OPERATIONS}], unless: {{ uid: 0 }}, action: deny }}
+""")
+        # What is recorded is not what this is about, and would fill the disk.
+        t = Trace(["run", "--hook", HOOK, "--format", "json", "--config", f"{d}/policy.yaml", "--output", "/dev/null"]).require_ready()
+        share = max(int(seconds / len(seeds) / len(roots)), 1)
+        for fs, root in roots.items():
+            for seed in seeds:
+                print(f"        model: {fs}, seed {seed}, {share} s", flush=True)
+                out = subprocess.run([program("model"), f"{root}/tree", "--seed", str(seed), "--seconds", str(share)], stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, timeout=share + PATIENCE * 4)
+                check(out.returncode == 0, f"{fs}: {out.stdout.decode()}")
+                summary = re.search(r"episodes=(\d+) steps=\d+ done=(\d+) refused=(\d+) failures=0", out.stdout.decode())
+                check(summary and all(int(n) > 0 for n in summary.groups()), out.stdout.decode())
+        check(t.stop().code == 0, t.summary)
+    finally:
+        end_all()
+        for root in roots.values():
+            for name in ("b0", "b1"):
+                while subprocess.run(["umount", "-l", f"{root}/tree/{name}"], stderr=subprocess.DEVNULL).returncode == 0:
+                    pass
+            shutil.rmtree(root, ignore_errors=True)
+
+
 def test_enforcement_can_be_left_off(d):
     touch(f"{d}/secret")
     t = enforcing(d, f"""

@@ -72,28 +72,88 @@ constexpr unsigned kRoot = kUsers;
 // --- steps -------------------------------------------------------------------------------------
 
 enum class Op : std::uint8_t {
-  kOpenRead, kOpenWrite, kOpenPath, kOpenTruncate, kReopen, kRead, kWrite, kMap, kCopy, kTruncate, kTruncateOpen,
-  kChmod, kChmodOpen, kUtimes, kSetxattr, kCreate, kMkdir, kRmdir, kUnlink, kSymlink, kLink, kLinkOpen, kRename,
-  kExchange, kTemporary, kChdir, kUnshare, kBind, kTmpfs, kOverlay, kOpenTree, kMoveMount, kRemount, kUmount,
+  kOpenRead,
+  kOpenWrite,
+  kOpenPath,
+  kOpenTruncate,
+  kReopen,
+  kRead,
+  kWrite,
+  kMap,
+  kCopy,
+  kTruncate,
+  kTruncateOpen,
+  kChmod,
+  kChmodOpen,
+  kUtimes,
+  kSetxattr,
+  kCreate,
+  kMkdir,
+  kRmdir,
+  kUnlink,
+  kSymlink,
+  kLink,
+  kLinkOpen,
+  kRename,
+  kExchange,
+  kTemporary,
+  kChdir,
+  kUnshare,
+  kBind,
+  kTmpfs,
+  kOverlay,
+  kOpenTree,
+  kMoveMount,
+  kRemount,
+  kUmount,
   kCount
 };
-constexpr std::array kOpNames = {
-    "open read", "open write", "open O_PATH", "open truncate", "reopen", "read", "write", "mmap", "copy", "truncate",
-    "ftruncate", "chmod", "fchmod", "utimes", "setxattr", "create", "mkdir", "rmdir", "unlink", "symlink", "link",
-    "link of a descriptor", "rename", "exchange", "temporary file", "chdir", "unshare", "bind mount", "tmpfs",
-    "overlay", "open_tree", "move_mount", "remount read-only", "umount"};
+constexpr std::array kOpNames = {"open read",
+                                 "open write",
+                                 "open O_PATH",
+                                 "open truncate",
+                                 "reopen",
+                                 "read",
+                                 "write",
+                                 "mmap",
+                                 "copy",
+                                 "truncate",
+                                 "ftruncate",
+                                 "chmod",
+                                 "fchmod",
+                                 "utimes",
+                                 "setxattr",
+                                 "create",
+                                 "mkdir",
+                                 "rmdir",
+                                 "unlink",
+                                 "symlink",
+                                 "link",
+                                 "link of a descriptor",
+                                 "rename",
+                                 "exchange",
+                                 "temporary file",
+                                 "chdir",
+                                 "unshare",
+                                 "bind mount",
+                                 "tmpfs",
+                                 "overlay",
+                                 "open_tree",
+                                 "move_mount",
+                                 "remount read-only",
+                                 "umount"};
 static_assert(kOpNames.size() == static_cast<std::size_t>(Op::kCount));
-constexpr std::array<unsigned, kOpNames.size()> kOpWeights = {
-    8, 6, 7, 3, 8, 5, 5, 4, 2, 3, 2, 3, 2, 3, 2, 6, 4, 3, 5, 2, 5, 3, 9, 4, 2, 4, 2, 5, 1, 3, 2, 1, 1, 3};
+constexpr std::array<unsigned, kOpNames.size()> kOpWeights = {8, 6, 7, 3, 8, 5, 5, 4, 2, 3, 2, 3, 2, 3, 2, 6, 4,
+                                                              3, 5, 2, 5, 3, 9, 4, 2, 4, 2, 5, 1, 3, 2, 1, 1, 3};
 
 enum class RootOp : std::uint8_t { kLinkOut, kMoveOut, kMoveIn, kCreateIn, kUnlink, kRename, kRepair, kBind, kUmount, kDropCaches, kCount };
-constexpr std::array kRootOpNames = {"link out", "move out", "move in", "create protected", "unlink protected",
-                                     "rename", "repair", "bind mount", "umount", "drop caches"};
+constexpr std::array kRootOpNames = {"link out", "move out", "move in",    "create protected", "unlink protected",
+                                     "rename",   "repair",   "bind mount", "umount",           "drop caches"};
 static_assert(kRootOpNames.size() == static_cast<std::size_t>(RootOp::kCount));
 constexpr std::array<unsigned, kRootOpNames.size()> kRootWeights = {5, 4, 5, 5, 4, 3, 6, 2, 2, 1};
 
 constexpr std::array kDirs = {"open", "open/d0", "open/d1", "open/d0/d1", "secret", "secret/sub", "m0",
-                              "m1", "m0/d0", "m0/sub", "m1/d0", "b0", "b1", "secret/d0"};
+                              "m1",   "m0/d0",   "m0/sub",  "m1/d0",      "b0",     "b1",         "secret/d0"};
 constexpr std::array kLeaves = {"a", "b", "c", "d0", "d1", "sub"};
 
 struct Step {
@@ -147,22 +207,21 @@ Name name_of(std::uint32_t word) {
   const std::string leaf = kLeaves[(word >> 12) % kLeaves.size()];
   const int slot = static_cast<int>((word >> 20) % kSlots);
   switch (kind) {
-    case 0: case 1: return {-1, leaf};
+    case 0:
+    case 1: return {-1, leaf};
     case 2: return {-1, "../" + leaf};
-    case 3: case 4: return {slot, leaf};
-    case 5: case 6: return {-1, top + "/" + directory};
+    case 3:
+    case 4: return {slot, leaf};
+    case 5:
+    case 6: return {-1, top + "/" + directory};
     case 7: return {-1, top + "/open/" + leaf};
     default: return {-1, top + "/" + directory + "/" + leaf};
   }
 }
 
-std::string directory_of(std::uint32_t word) {
-  return top + "/" + kDirs[word % kDirs.size()];
-}
+std::string directory_of(std::uint32_t word) { return top + "/" + kDirs[word % kDirs.size()]; }
 
-std::string mount_point(std::uint32_t word) {
-  return word % 8 < 6 ? top + (word % 2 == 0 ? "/m0" : "/m1") : directory_of(word >> 3);
-}
+std::string mount_point(std::uint32_t word) { return word % 8 < 6 ? top + (word % 2 == 0 ? "/m0" : "/m1") : directory_of(word >> 3); }
 
 std::string text(const Name& n) {
   std::string path = n.path.starts_with(top + "/") ? n.path.substr(top.size() + 1) : "./" + n.path;
@@ -172,8 +231,8 @@ std::string text(const Name& n) {
 bool has_second_name(Op op) { return op == Op::kRename || op == Op::kExchange || op == Op::kLink; }
 
 bool is_about_slot(Op op) {
-  return op == Op::kReopen || op == Op::kRead || op == Op::kWrite || op == Op::kMap || op == Op::kTruncateOpen ||
-         op == Op::kChmodOpen || op == Op::kLinkOpen || op == Op::kMoveMount || op == Op::kCopy;
+  return op == Op::kReopen || op == Op::kRead || op == Op::kWrite || op == Op::kMap || op == Op::kTruncateOpen || op == Op::kChmodOpen || op == Op::kLinkOpen ||
+         op == Op::kMoveMount || op == Op::kCopy;
 }
 
 std::string describe(const Step& s) {
@@ -306,8 +365,8 @@ class User {
   // The object behind a descriptor, and for a directory the way up from it. Takes the descriptor.
   void see(int fd) {
     for (int depth = 0; fd >= 0 && reply_.objects < kObjects; ++depth) {
-      struct stat st {};
-      struct statfs fs {};
+      struct stat st{};
+      struct statfs fs{};
       if (fstat(fd, &st) != 0) {
         close(fd);
         return;
@@ -320,7 +379,7 @@ class User {
       o.fd = fd;
       looked_at_.push_back(fd);
       const int up = o.is_directory != 0 && depth < 7 ? openat(fd, "..", O_PATH | O_CLOEXEC) : -1;
-      struct stat above {};
+      struct stat above{};
       if (up >= 0 && fstat(up, &above) == 0 && above.st_dev == st.st_dev && above.st_ino == st.st_ino) {
         close(up);
         return;
@@ -410,7 +469,7 @@ class User {
 
   // Through a mapping that lasts for this step: what was mapped before is not stopped.
   int map(int fd) {
-    struct stat st {};
+    struct stat st{};
     const int mode = fcntl(fd, F_GETFL);
     if (mode < 0 || fstat(fd, &st) != 0 || st.st_size < 5 || (mode & O_ACCMODE) == O_WRONLY || (mode & O_PATH) != 0) {
       return EBADF;
@@ -524,8 +583,7 @@ class User {
         const std::string options = "userxattr,lowerdir=" + directory_of(s.a) + ",upperdir=" + directory_of(s.b) + ",workdir=" + work_of(s);
         return of(mount("overlay", point.c_str(), "overlay", 0, options.c_str()));
       }
-      case Op::kOpenTree:
-        return keep(s, static_cast<int>(syscall(SYS_open_tree, directory, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+      case Op::kOpenTree: return keep(s, static_cast<int>(syscall(SYS_open_tree, directory, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
       case Op::kMoveMount: return of(syscall(SYS_move_mount, slot(s), "", AT_FDCWD, point.c_str(), MOVE_MOUNT_F_EMPTY_PATH));
       case Op::kRemount: return of(mount(nullptr, point.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr));
       case Op::kUmount: return of(umount2(point.c_str(), s.c % 3 == 0 ? 0 : MNT_DETACH));
@@ -536,7 +594,7 @@ class User {
 
   // Whoever owns a file could take the right to it from himself: that would be an EACCES of another kind.
   static mode_t mode_of(const Step& s, int directory, const char* path) {
-    struct stat st {};
+    struct stat st{};
     const bool is_directory = fstatat(directory, path, &st, path[0] == '\0' ? AT_EMPTY_PATH : 0) == 0 && S_ISDIR(st.st_mode);
     return is_directory ? (s.c % 2 == 0 ? 0777 : 0755) : (s.c % 2 == 0 ? 0666 : 0640);
   }
@@ -651,7 +709,7 @@ class Episode {
 
   static State state_of(int fd) {
     State s;
-    struct stat st {};
+    struct stat st{};
     fstat(fd, &st);
     s.mode = st.st_mode;
     s.uid = st.st_uid;
@@ -686,7 +744,7 @@ class Episode {
     ++totals_.episodes;
     prepare_tree();
     top_ = open(top.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
-    struct stat st {};
+    struct stat st{};
     if (top_ < 0 || fstatat(top_, "..", &st, 0) != 0) {
       die(top);
     }
@@ -733,7 +791,7 @@ class Episode {
   }
 
   void protect(int directory, const std::string& name) {
-    struct stat st {};
+    struct stat st{};
     if (fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))) {
       return;
     }
@@ -757,14 +815,9 @@ class Episode {
   // After root's own changes.
   void refresh() {
     secret_.state = state_of(secret_.fd);
-    for (auto i = protected_.begin(); i != protected_.end();) {
-      i->second.state = state_of(i->second.fd);
-      if (!S_ISDIR(i->second.state.mode) && i->second.state.links == 0) {
-        close(i->second.fd);
-        i = protected_.erase(i);
-      } else {
-        ++i;
-      }
+    // One whose last name is gone is protected for whoever has a descriptor of it; our own keeps its number from being given again.
+    for (auto& [id, p] : protected_) {
+      p.state = state_of(p.fd);
     }
   }
 
@@ -778,7 +831,7 @@ class Episode {
     if (state_of(secret_.fd).names != secret_.state.names) {
       return Failure{op + " changed names below secret", "names in the protected directory changed"};
     }
-    struct stat st {};
+    struct stat st{};
     if (fstatat(top_, "secret", &st, AT_SYMLINK_NOFOLLOW) != 0 || id_of(st) != secret_id_) {
       return Failure{op + " moved secret", "the directory that the policy names was moved"};
     }
@@ -798,7 +851,7 @@ class Episode {
   // Whether something protected is below a directory of the user's, as that process sees it.
   bool contains_protected(int directory, int depth) const {
     for (const std::string& name : names_in(directory)) {
-      struct stat st {};
+      struct stat st{};
       if (fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
         continue;
       }
@@ -828,8 +881,7 @@ class Episode {
       if (is_protected(o.id) || o.id == above_) {
         return true;
       }
-      if (o.on_overlay != 0 &&
-          (overlays_doubtful_ || std::ranges::any_of(protected_, [&](const auto& p) { return p.first.ino == o.id.ino; }))) {
+      if (o.on_overlay != 0 && (overlays_doubtful_ || std::ranges::any_of(protected_, [&](const auto& p) { return p.first.ino == o.id.ino; }))) {
         return true;
       }
       if (moves && o.is_directory != 0) {
@@ -847,7 +899,7 @@ class Episode {
 
   // DIR itself is on everybody's way up: only what lies below it is moved.
   bool i_is_moved(const Reply& r, int i) const {
-    struct stat st {};
+    struct stat st{};
     return fstat(top_, &st) == 0 && r.object[static_cast<std::size_t>(i)].id != id_of(st);
   }
 
@@ -901,7 +953,7 @@ class Episode {
   static std::string next_name(int directory, std::uint32_t w, mode_t type) {
     for (std::uint32_t i = 0; i < kLeaves.size(); ++i) {
       const std::string name = leaf(w + (i << 8));
-      struct stat st {};
+      struct stat st{};
       const bool exists = fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0;
       if (exists ? (st.st_mode & S_IFMT) == type : type == 0) {
         return name;
@@ -911,7 +963,7 @@ class Episode {
   }
 
   static bool type_at(int directory, const std::string& name, mode_t type) {
-    struct stat st {};
+    struct stat st{};
     return fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && (st.st_mode & S_IFMT) == type;
   }
 
@@ -1168,8 +1220,8 @@ int run(const Options& options) {
     if (fresh) {
       printf("model: FAILED: %s\n", failure->what.c_str());
       print_last(log, 30);
-      printf("model: seed %llu, episode %llu: --replay %llu --steps %u\n", static_cast<unsigned long long>(options.seed),
-             static_cast<unsigned long long>(seed), static_cast<unsigned long long>(seed), options.steps);
+      printf("model: seed %llu, episode %llu: --replay %llu --steps %u\n", static_cast<unsigned long long>(options.seed), static_cast<unsigned long long>(seed),
+             static_cast<unsigned long long>(seed), options.steps);
       fflush(stdout);
     }
     if (!options.keep_going) {
