@@ -5,6 +5,8 @@
 //   model DIR --seed N --seconds S [--steps K]     episodes of K random steps until S seconds are over
 //   model DIR --replay SEED [--steps K]            one episode again, shortened for as long as it still fails
 //   --keep-going                                   after a failure, goes on and counts failures by kind
+//   --moves-in all|files|single                    root moves in what has other names elsewhere: files and directories with such
+//                                                  files (all), files only, or neither (single)
 //   --no-policy                                    checks only that ordinary rules refuse nothing with EACCES
 //
 // A policy has to deny every file operation on DIR/secret/** to everybody but user 0. Two processes of user 1234, who
@@ -651,9 +653,11 @@ struct Totals {
   unsigned long episodes = 0, steps = 0, refused = 0, done = 0;
 };
 
+enum class MovesIn : std::uint8_t { kAll, kFiles, kSingle };
+
 class Episode {
  public:
-  Episode(bool policy, Totals& totals) : policy_(policy), totals_(totals) {}
+  Episode(bool policy, MovesIn moves_in, Totals& totals) : policy_(policy), moves_in_(moves_in), totals_(totals) {}
   Episode(const Episode&) = delete;
   Episode& operator=(const Episode&) = delete;
 
@@ -969,6 +973,26 @@ class Episode {
     return fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && (st.st_mode & S_IFMT) == type;
   }
 
+  // Whether it, or something below it, has a name elsewhere.
+  static bool has_other_names(int directory, const std::string& name) {
+    struct stat st{};
+    if (fstatat(directory, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISDIR(st.st_mode)) {
+      return st.st_nlink > 1;
+    }
+    const int below = openat(directory, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    const auto names = below < 0 ? std::set<std::string>{} : names_in(below);
+    const bool found = std::ranges::any_of(names, [&](const std::string& n) { return has_other_names(below, n); });
+    close(below);
+    return found;
+  }
+
+  bool may_move_in(int directory, const std::string& name) const {
+    if (type_at(directory, name, S_IFREG)) {
+      return moves_in_ != MovesIn::kSingle || !has_other_names(directory, name);
+    }
+    return type_at(directory, name, S_IFDIR) && (moves_in_ == MovesIn::kAll || !has_other_names(directory, name));
+  }
+
   static void plain(int directory, const std::string& name) {
     const int fd = openat(directory, name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd >= 0) {
@@ -1008,9 +1032,7 @@ class Episode {
         break;
       case RootOp::kMoveIn:
         note_ = " " + out_text + " to " + in_text;
-        result = type_at(out, outside, S_IFREG) || type_at(out, outside, S_IFDIR)
-                     ? syscall(SYS_renameat2, out, outside.c_str(), in, inside.c_str(), RENAME_NOREPLACE)
-                     : -1;
+        result = may_move_in(out, outside) ? syscall(SYS_renameat2, out, outside.c_str(), in, inside.c_str(), RENAME_NOREPLACE) : -1;
         if (result == 0) {
           protect(in, inside);
         }
@@ -1094,6 +1116,7 @@ class Episode {
   }
 
   bool policy_;
+  MovesIn moves_in_;
   Totals& totals_;
   int top_ = -1;
   Id above_, secret_id_;
@@ -1158,6 +1181,7 @@ struct Options {
   bool prepare = false;
   bool keep_going = false;
   bool policy = true;
+  MovesIn moves_in = MovesIn::kAll;
 };
 
 void print_last(const std::vector<std::string>& log, std::size_t count) {
@@ -1167,7 +1191,7 @@ void print_last(const std::vector<std::string>& log, std::size_t count) {
 }
 
 std::optional<Failure> play(const std::vector<Step>& steps, const Options& options, Totals& totals, std::vector<std::string>* log) {
-  Episode episode(options.policy, totals);
+  Episode episode(options.policy, options.moves_in, totals);
   return episode.run(steps, log);
 }
 
@@ -1253,7 +1277,9 @@ int run(const Options& options) {
 }
 
 [[noreturn]] void usage() {
-  fprintf(stderr, "usage: model DIR --prepare | --seed N --seconds S [--steps K] [--keep-going] [--no-policy] | --replay SEED [--steps K]\n");
+  fprintf(
+      stderr,
+      "usage: model DIR --prepare | --seed N --seconds S [--steps K] [--keep-going] [--moves-in all|files|single] [--no-policy] | --replay SEED [--steps K]\n");
   exit(64);
 }
 
@@ -1281,6 +1307,9 @@ int main(int argc, char** argv) {
       options.seconds = static_cast<unsigned>(strtoul(argv[++i], nullptr, 10));
     } else if (word == "--steps") {
       options.steps = static_cast<unsigned>(strtoul(argv[++i], nullptr, 10));
+    } else if (word == "--moves-in") {
+      const std::string what = argv[++i];
+      options.moves_in = what == "files" ? MovesIn::kFiles : what == "single" ? MovesIn::kSingle : MovesIn::kAll;
     } else if (word == "--replay") {
       options.replay = strtoull(argv[++i], nullptr, 10);
     } else {
