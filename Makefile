@@ -4,7 +4,7 @@ VM_KERNELS ?= debian-6.1 debian-6.12 override-6.12
 CONFIG ?= policies/sensitive-files.yaml
 RULES ?= rules
 
-.PHONY: run build test bench clean deps format tidy vm-kernels help
+.PHONY: run build test test-all bench clean deps format tidy vm-kernels help
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ build:
 ## make test    install what is missing, build everything, run every test: unit, host kernel, three kernels in QEMU
 test:
 	@scripts/test-all
+
+## make test-all  the long tests that make test leaves out: the kernel's own tests, ten minutes of random operations, every file system
+test-all:
+	@scripts/test-long
 
 ## make bench   measure this build beside its peers; table on standard output, JSON in build/bench.json
 bench: build

@@ -1186,6 +1186,161 @@ def test_enforcement_of_disguises(d):
     check("rule 'by-program': stopped 8" in t.summary, t.summary)
 
 
+def as_user_in_namespaces(script, *words, cwd=None):
+    """A shell script by another user, in a user and a mount namespace of its own."""
+    return run_as(["unshare", "-Urm", "sh", "-ec", script, "sh", *words], uid=1234, cwd=cwd)
+
+
+# A level-2 secret comes first: whatever is decided by every rule is killed by it.
+ELSEWHERE = """
+secrets:
+  - {{ path: ["{0}/elsewhere", "{0}/elsewhere/**"], level: 2 }}
+rules:
+  - {{ name: other, paths: ["{0}/other", "{0}/other/**"], operations: [{1}], unless: {{ uid: 0 }}, action: deny }}
+"""
+FILE_OPERATIONS = ("open, create, exec, rename, unlink, rmdir, mkdir, mknod, link, symlink, truncate, chmod, chown, utimes, setxattr, removexattr, read, write, "
+                   "mmap, ioctl, mount, umount")
+
+
+def enforcing_elsewhere(d):
+    """The agent with rules about two directories that the test does not touch."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    os.chmod(d, 0o755)
+    for name in ("elsewhere", "other"):
+        os.mkdir(f"{d}/{name}")
+    with open(f"{d}/policy.yaml", "w") as f:
+        f.write("version: 1" + ELSEWHERE.format(d, FILE_OPERATIONS))
+    return Trace(["run", "--hook", HOOK, "--format", "json", "--config", f"{d}/policy.yaml"]).require_ready()
+
+
+def spared(t, results):
+    """Nobody was killed and nothing was refused that no rule is about."""
+    t.stop()
+    stopped = [(e["event_type"], e.get("path"), e["verdict"], e["policy"]) for e in t.events() if e.get("enforced")]
+    wrong = [f"{what}: exit {out.returncode} {out.stderr.decode().strip()}" for what, out in results.items() if out.returncode]
+    check(not wrong and not stopped, "; ".join(wrong) + f"; stopped: {stopped[:5]}")
+
+
+def test_enforcement_spares_second_mount(d):
+    """Two bind mounts of one file system in a mount namespace: what no rule is about can be used through either, and nobody is killed."""
+    for name in ("free", "free/sub", "one", "two"):
+        os.mkdir(f"{d}/{name}")
+        os.chmod(f"{d}/{name}", 0o777)
+    both = f"mount --bind {d}/free {d}/one; mount --bind {d}/free {d}/two; "
+    work = f"""{both} for at in {d}/one {d}/two; do
+        touch $at/a $at/sub/b; echo text > $at/a; cat $at/a; chmod 600 $at/a; mkdir $at/c; mv $at/a $at/c/a; ln $at/c/a $at/sub/link; rm -r $at/c $at/sub/*
+    done"""
+    t = enforcing_elsewhere(d)
+    results = {
+        "touch": run_as(["unshare", "-m", "sh", "-ec", f"{both} touch {d}/two/file"]),
+        "root": run_as(["unshare", "-m", "sh", "-ec", work]),
+        "user": run_as(["unshare", "-m", "sh", "-ec", f"{both} exec setpriv --reuid 1234 --clear-groups touch {d}/two/by-user"]),
+        "user namespace": as_user_in_namespaces(work),
+    }
+    # Hooks that know no mount are asked about a file that cannot be reached by the first mount of its file system.
+    parts = """mkdir $0/a $0/b; mount --bind $0/a {0}/one; mount --bind $0/b {0}/two; umount -l $0
+        touch {0}/two/file; touch {0}/two/file; chmod 600 {0}/two/file; cat {0}/two/file; rm {0}/two/file"""
+    results["parts of a tmpfs"] = run_as(["unshare", "-m", "sh", "-ec", "mount -t tmpfs none $0; " + parts.format(d), f"{d}/free"])
+    results["by a user"] = run_as(["unshare", "-Urm", "sh", "-ec", "mount -t tmpfs none $0; " + parts.format(d), f"{d}/free"], uid=1234)
+    with tempfile.TemporaryDirectory(dir="/run", prefix="vfsguard-test.") as apart:
+        for name in ("one", "two"):
+            os.mkdir(f"{apart}/{name}")
+        top = subprocess.run(["findmnt", "-no", "TARGET", "-T", d], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        script = parts.replace("mkdir $0/a $0/b; ", "").replace("umount -l $0", f"umount -l {top}").format(apart)
+        for name in ("a", "b"):
+            os.mkdir(f"{d}/free/{name}")
+        results["parts of a file system"] = run_as(["unshare", "-m", "sh", "-ec", script, f"{d}/free"])
+    spared(t, results)
+
+
+OUT_OF_REACH = """
+import os, sys
+d = sys.argv[1]
+flags = os.O_PATH | os.O_DIRECTORY
+fd = os.open(f"{d}/bound/sub", flags)  # through the bind mount
+os.rename(f"{d}/free/sub", f"{d}/away/sub")  # out of what is mounted there
+for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+    os.close(os.open("file", flags, dir_fd=fd))
+os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
+os.close(os.open("new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd))
+os.chmod("new", 0o644, dir_fd=fd)
+os.rename("new", "newer", src_dir_fd=fd, dst_dir_fd=fd)
+os.link("newer", "link", src_dir_fd=fd, dst_dir_fd=fd)
+os.unlink("newer", dir_fd=fd)
+os.mkdir("directory", dir_fd=fd)
+os.rmdir("directory", dir_fd=fd)
+os.unlink("link", dir_fd=fd)
+os.rename(f"{d}/away/sub", f"{d}/free/sub")
+"""
+
+
+def test_enforcement_spares_disconnected(d):
+    """A directory that was renamed out of the bind mount by which a descriptor of it was got: its path ends nowhere, and no rule is about it."""
+    for name in ("free", "free/sub", "away", "bound"):
+        os.mkdir(f"{d}/{name}")
+        os.chmod(f"{d}/{name}", 0o777)
+    touch(f"{d}/free/sub/file", 0o666)
+    script = f'mount --bind {d}/free {d}/bound; exec {sys.executable} -c "$1" {d}'
+    t = enforcing_elsewhere(d)
+    results = {
+        "root": run_as(["unshare", "-m", "sh", "-ec", script, "sh", OUT_OF_REACH]),
+        "user": run_as(["unshare", "-m", "sh", "-ec", script.replace("exec ", "exec setpriv --reuid 1234 --clear-groups "), "sh", OUT_OF_REACH]),
+        "user namespace": as_user_in_namespaces(script, OUT_OF_REACH),
+    }
+    spared(t, results)
+
+
+def test_model_random(d):
+    """Random operations of a user in namespaces and of root, against a model of what is protected (tests/programs/model.cpp).
+
+    VFSGUARD_MODEL_SECONDS for another duration than 30 s, VFSGUARD_MODEL_SEED for one seed only, VFSGUARD_MODEL_FS for another file system.
+    """
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    seconds = float(os.environ.get("VFSGUARD_MODEL_SECONDS", "30"))
+    fixed = "VFSGUARD_MODEL_SEED" in os.environ
+    seeds = [int(os.environ["VFSGUARD_MODEL_SEED"])] if fixed else [1, random.SystemRandom().randrange(1, 1 << 32)]
+    names = os.environ.get("VFSGUARD_MODEL_FS", "ext4").split(",") if SCRATCH else ["host"]
+    roots = {fs: tempfile.mkdtemp(prefix="vfsguard-test.", dir=os.path.join(SCRATCH, fs) if SCRATCH else d) for fs in names}
+    try:
+        for root in roots.values():
+            os.chmod(root, 0o755)
+            # Names that are there when the policy is loaded, and that ordinary rules refuse nothing to the user.
+            subprocess.run([program("model"), f"{root}/tree", "--prepare"], check=True)
+            out = run_as([program("model"), f"{root}/tree", "--seed", "1", "--seconds", "2", "--no-policy"])
+            check(out.returncode == 0, f"without a policy: {out.stdout.decode()}{out.stderr.decode()}")
+        os.mkdir(f"{d}/elsewhere")
+        paths = ", ".join(f'"{root}/tree/secret/**"' for root in roots.values())
+        os.chmod(d, 0o755)
+        with open(f"{d}/policy.yaml", "w") as f:
+            f.write(f"""version: 1
+secrets:
+  - {{ path: ["{d}/elsewhere", "{d}/elsewhere/**"], level: 2 }}
+rules:
+  - {{ name: secret, paths: [{paths}], operations: [{FILE_OPERATIONS}], unless: {{ uid: 0 }}, action: deny }}
+""")
+        # What is recorded is not what this is about, and would fill the disk.
+        t = Trace(["run", "--hook", HOOK, "--format", "json", "--config", f"{d}/policy.yaml", "--output", "/dev/null"]).require_ready()
+        share = max(int(seconds / len(seeds) / len(roots)), 1)
+        for fs, root in roots.items():
+            for seed in seeds:
+                print(f"        model: {fs}, seed {seed}, {share} s", flush=True)
+                out = subprocess.run([program("model"), f"{root}/tree", "--seed", str(seed), "--seconds", str(share)], stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, timeout=share + PATIENCE * 4)
+                check(out.returncode == 0, f"{fs}: {out.stdout.decode()}")
+                summary = re.search(r"episodes=(\d+) steps=\d+ done=(\d+) refused=(\d+) failures=0", out.stdout.decode())
+                check(summary and all(int(n) > 0 for n in summary.groups()), out.stdout.decode())
+        check(t.stop().code == 0, t.summary)
+    finally:
+        end_all()
+        for root in roots.values():
+            for name in ("b0", "b1"):
+                while subprocess.run(["umount", "-l", f"{root}/tree/{name}"], stderr=subprocess.DEVNULL).returncode == 0:
+                    pass
+            shutil.rmtree(root, ignore_errors=True)
+
+
 def test_enforcement_can_be_left_off(d):
     touch(f"{d}/secret")
     t = enforcing(d, f"""
