@@ -822,6 +822,7 @@ int look(struct vg_look *look)
 	inode = (__u64)FIELD(struct dentry, root, d_inode);
 	look->mount.root_ino = FIELD(struct inode, inode, i_ino);
 	look->mount.dev = look->object.dev;
+	look->mount.generation = FIELD(struct inode, inode, i_generation);
 	return 0;
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# vfsguard_bpf_object(NAME SOURCE): compiles a BPF object and makes NAME.skel.h of it, behind the target NAME_bpf_skeleton.
+# vfsguard_bpf_object(NAME SOURCE [DEFINITION...]): compiles a BPF object and makes NAME.skel.h of it, behind the target NAME_bpf_skeleton.
 find_program(BPF_CLANG NAMES clang-19 clang REQUIRED)
 find_program(BPF_STRIP NAMES llvm-strip-19 llvm-strip REQUIRED)
 find_program(BPFTOOL NAMES bpftool PATHS /usr/sbin /sbin REQUIRED)
@@ -11,7 +11,7 @@ function(vfsguard_bpf_object name source)
   add_custom_command(
     OUTPUT ${object}
     COMMAND ${BPF_CLANG} -g -O2 -mcpu=v3 -target bpf -D__TARGET_ARCH_x86 -I/usr/include/${CMAKE_LIBRARY_ARCHITECTURE}
-            -I${CMAKE_SOURCE_DIR}/bpf -Wall -Werror -Wno-unused-function -MD -MF ${object}.d -c ${CMAKE_SOURCE_DIR}/${source} -o ${object}
+            -I${CMAKE_SOURCE_DIR}/bpf -Wall -Werror -Wno-unused-function ${ARGN} -MD -MF ${object}.d -c ${CMAKE_SOURCE_DIR}/${source} -o ${object}
     COMMAND ${BPF_STRIP} -g ${object}
     DEPENDS ${CMAKE_SOURCE_DIR}/${source}
     DEPFILE ${object}.d

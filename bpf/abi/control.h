@@ -165,8 +165,10 @@ struct vg_protect {
 /* A directory of a file system that is mounted, or was, in the agent's mount namespace. */
 struct vg_mount_point_key {
 	vg_u64 root_ino;
-	vg_u32 dev; /* kernel-internal encoding */
+	vg_u32 dev; /* kernel-internal encoding; numbers of file systems without a device come again, */
+	vg_u32 generation; /* and their root directories have another generation then */
 	vg_u32 index;
+	vg_u32 pad;
 };
 
 struct vg_mount_point {
@@ -302,7 +304,7 @@ VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
 VG_ASSERT(sizeof(struct vg_tables) == 352);
 VG_ASSERT(sizeof(struct vg_ancestor_exe) == 32);
 VG_ASSERT(sizeof(struct vg_protection) == 64);
-VG_ASSERT(sizeof(struct vg_mount_point_key) == 16);
+VG_ASSERT(sizeof(struct vg_mount_point_key) == 24);
 VG_ASSERT(sizeof(struct vg_range) == 32);
 VG_ASSERT(sizeof(struct vg_clause) == 128);
 VG_ASSERT(sizeof(struct vg_dfa_state) == 16);

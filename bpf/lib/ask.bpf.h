@@ -284,13 +284,21 @@ static __always_inline __u64 node_operations(__u64 mode)
 
 /*
  * Somebody acts with credentials that are not the task's own: an overlay on its layers, by its
- * mounter's, or a file server. Those come by no path hook.
+ * mounter's, or a file server; or a file system is being mounted, which makes directories for its
+ * work. Those come by no path hook.
  */
 static __always_inline bool acts_for_another(void)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 regs, call;
 
-	return (__u64)TASK(task, cred) != (__u64)TASK(task, real_cred);
+	if ((__u64)TASK(task, cred) != (__u64)TASK(task, real_cred))
+		return true;
+	regs = bpf_task_pt_regs(task);
+	call = FIELD(struct pt_regs, regs, orig_ax);
+	if (TASK(task, thread_info.status) & TS_COMPAT)
+		return call == NR_MOUNT_COMPAT || call == NR_FSCONFIG;
+	return call == NR_MOUNT || call == NR_FSCONFIG;
 }
 
 /*

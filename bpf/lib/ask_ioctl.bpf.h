@@ -123,13 +123,15 @@ static __always_inline void decide_effects(struct decision *d, __u32 effects)
 		operations |= DO(READ) | DO(OPEN);
 	if (effects & IOCTL_REMOVES)
 		operations |= DO(UNLINK) | DO(RMDIR);
+	if (effects & IOCTL_CREATES)
+		operations |= DO(MKDIR);
 	if (effects & IOCTL_HANDLES)
 		operations |= DO(READ) | DO(OPEN) | DO(SETXATTR);
 	if (effects & IOCTL_RENUMBERS)
 		operations = ~0ull;
 	d->operations = operations;
 	decide(d);
-	if (effects & (IOCTL_COPIES | IOCTL_REMOVES | IOCTL_HANDLES))
+	if (effects & (IOCTL_COPIES | IOCTL_CREATES | IOCTL_REMOVES | IOCTL_HANDLES))
 		decide_below(d);
 }
 

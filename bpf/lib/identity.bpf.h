@@ -74,7 +74,7 @@ static __always_inline bool is_known_unprotected(const struct unprotected *now)
 /* Where nothing was renamed, linked, removed or mounted since it was described. */
 static __always_inline void remember_unprotected(struct decision *d)
 {
-	struct unprotected *f = unprotected_slot(d->dentry, d->mnt);
+	struct unprotected *f = unprotected_slot(d->now.dentry, d->now.mnt);
 	struct epoch e;
 
 	if (!f || !take_epoch(&e, d->walk.version) || e.renames != d->now.renames ||
@@ -269,6 +269,7 @@ __noinline int add_former_path(struct decision *d, __u32 index)
 	sb = (__u64)FIELD(struct dentry, d->root, d_sb);
 	key.root_ino = FIELD(struct inode, inode, i_ino);
 	key.dev = FIELD(struct super_block, sb, s_dev);
+	key.generation = FIELD(struct inode, inode, i_generation);
 	key.index = index;
 	at = bpf_map_lookup_elem(&mount_points, &key);
 	if (!at || at->len > VG_PATH_MAX)
@@ -360,7 +361,10 @@ __noinline int identify(struct decision *d)
 	d->unknown = 0;
 	d->caller_known = 0;
 	d->host_known = 0;
-	steady = describe_object(&d->now, d->dentry, d->mnt, d->walk.version);
+	/* Without a mount it has the names that the caller's namespace gives it. */
+	d->cursor = d->mnt ? d->mnt : caller_namespace();
+	barrier(); /* read back from the map it is a number, for the verifier */
+	steady = describe_object(&d->now, d->dentry, d->cursor, d->walk.version);
 	if (steady && is_known_unprotected(&d->now)) {
 		COUNT(known);
 		return 0;
@@ -405,6 +409,7 @@ __noinline int identify(struct decision *d)
 	}
 	/* Where the hook names no mount, or not the one that shows it. */
 	if (unreached || !d->mnt) {
+		steady = steady && !unreached;
 		d->source = VG_MATCHED_PATH;
 		d->cursor = caller_namespace();
 		if (d->cursor && !is_host_namespace(d->cursor)) {

@@ -15,6 +15,7 @@
 #define IOCTL_OTHERS 8     /* a descriptor in the argument is concerned too */
 #define IOCTL_COPIES 16    /* a whole tree, by this descriptor or one in the argument */
 #define IOCTL_REMOVES 32   /* a whole tree below the directory */
+#define IOCTL_CREATES 128  /* a tree in the directory, under a name in the argument */
 #define IOCTL_HANDLES 64   /* any object of the file system, by number */
 
 #define REQUEST(type, number) ((type) << 8 | (number))
@@ -59,6 +60,9 @@ static __always_inline __u32 effects_of_ioctl(__u32 request)
 	case REQUEST(0x94, 23):  /* BTRFS_IOC_SNAP_CREATE_V2 */
 	case REQUEST(0x94, 38):  /* BTRFS_IOC_SEND */
 		return IOCTL_COPIES | IOCTL_OTHERS;
+	case REQUEST(0x94, 14):  /* BTRFS_IOC_SUBVOL_CREATE */
+	case REQUEST(0x94, 24):  /* BTRFS_IOC_SUBVOL_CREATE_V2 */
+		return IOCTL_CREATES;
 	case REQUEST(0x94, 15):  /* BTRFS_IOC_SNAP_DESTROY */
 	case REQUEST(0x94, 63):  /* BTRFS_IOC_SNAP_DESTROY_V2 */
 		return IOCTL_REMOVES;
@@ -66,8 +70,6 @@ static __always_inline __u32 effects_of_ioctl(__u32 request)
 	case REQUEST('X', 123):  /* XFS_IOC_ATTRMULTI_BY_HANDLE */
 	case REQUEST(0x94, 17):  /* BTRFS_IOC_TREE_SEARCH, _V2 */
 		return IOCTL_HANDLES;
-	case REQUEST(0x94, 14):  /* BTRFS_IOC_SUBVOL_CREATE */
-	case REQUEST(0x94, 24):  /* BTRFS_IOC_SUBVOL_CREATE_V2 */
 	case REQUEST(0x94, 50):  /* FS_IOC_SETFSLABEL */
 	case REQUEST('X', 119):  /* FIFREEZE */
 	case REQUEST('X', 120):  /* FITHAW */

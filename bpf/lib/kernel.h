@@ -402,6 +402,9 @@ struct io_uring_cqe {
 /* Values that are not in BTF, with where the kernel's source has them. */
 #define PF_IO_WORKER 0x10           /* include/linux/sched.h */
 #define TS_COMPAT 0x0002            /* arch/x86/include/asm/thread_info.h */
+#define NR_MOUNT 165                /* arch/x86/entry/syscalls/syscall_{64,32}.tbl */
+#define NR_MOUNT_COMPAT 21
+#define NR_FSCONFIG 431
 #define X32_SYSCALL_BIT 0x40000000  /* arch/x86/include/uapi/asm/unistd.h */
 #define AT_FDCWD -100
 #define O_ACCMODE 00000003

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Reading kernel memory. FIELD(type, address, member) is a plain load where the kernel lets an address be cast to a type
- * (bpf_rdonly_cast, 6.2), else a probe read; a bad address reads as zero in both.
+ * Reading kernel memory. FIELD(type, address, member) is a plain load where the kernel lets an
+ * address be cast to a type (bpf_rdonly_cast, 6.2), else a probe read; a bad address reads as zero in
+ * both. Each object is compiled for one and for the other (VG_DIRECT_LOADS): programs that hold both
+ * take most of their load time for the removal of what is dead in them.
  */
 #ifndef VFSGUARD_READ_BPF_H
 #define VFSGUARD_READ_BPF_H
@@ -10,31 +12,30 @@
 
 extern void *bpf_rdonly_cast(const void *obj, __u32 btf_id) __ksym __weak;
 
-#define FIELD(type, address, member)                                                                        \
-	({                                                                                                  \
-		void *from_ = (void *)(address);                                                            \
-		typeof(((type *)0)->member) value_ = 0;                                                     \
-		if (direct_loads)                                                                           \
-			value_ = ((type *)bpf_rdonly_cast(from_, bpf_core_type_id_kernel(type)))->member;   \
-		else                                                                                        \
-			bpf_core_read(&value_, sizeof(value_), &((type *)from_)->member);                   \
-		value_;                                                                                     \
-	})
+#ifndef VG_DIRECT_LOADS
+#define VG_DIRECT_LOADS 0
+#endif
 
 /*
- * A field of the current task (a typed pointer). Where casts exist it goes through one: the verifier (since 6.2) looks up, for every
- * load from a *trusted* pointer, whether the field is trusted too, by a linear search of the kernel's type names, and a program with
- * a hundred such loads takes a tenth of a second to load.
+ * TASK: a field of the current task (a typed pointer). Where casts exist it goes through one: the
+ * verifier (since 6.2) looks up, for every load from a *trusted* pointer, whether the field is
+ * trusted too, by a linear search of the kernel's type names, and a program with a hundred such
+ * loads takes a tenth of a second to load.
  */
-#define TASK(task, member)                                                                                  \
-	({                                                                                                  \
-		typeof(((struct task_struct *)0)->member) value_;                                           \
-		if (direct_loads)                                                                           \
-			value_ = ((struct task_struct *)bpf_rdonly_cast(task, bpf_core_type_id_kernel(struct task_struct)))->member; \
-		else                                                                                        \
-			value_ = (task)->member;                                                            \
-		value_;                                                                                     \
+#if VG_DIRECT_LOADS
+#define FIELD(type, address, member)                                                             \
+	(((type *)bpf_rdonly_cast((void *)(address), bpf_core_type_id_kernel(type)))->member)
+#define TASK(task, member) FIELD(struct task_struct, task, member)
+#else
+#define FIELD(type, address, member)                                                             \
+	({                                                                                       \
+		void *from_ = (void *)(address);                                                 \
+		typeof(((type *)0)->member) value_ = 0;                                          \
+		bpf_core_read(&value_, sizeof(value_), &((type *)from_)->member);                \
+		value_;                                                                          \
 	})
+#define TASK(task, member) ((task)->member)
+#endif
 
 /*
  * Length without NUL from what the *_read_*_str helpers return, negative on a fault. An empty string counts its NUL in newer kernels

@@ -252,15 +252,14 @@ __noinline int learn_control_group(struct decision *d)
 
 __noinline int learn_name(struct decision *d)
 {
+	struct task_struct *task = bpf_get_current_task_btf();
 	const struct vg_tables *t = tables_for(d);
-	__u32 len = 0;
+	long len;
 
 	if (!d || !t)
 		return 0;
-	bpf_get_current_comm(d->work.bytes, VG_COMM_LEN);
-	while (len < VG_COMM_LEN && d->work.bytes[len])
-		len++;
-	d->comm = dfa_accept(t, dfa_feed(t, t->comm_start, &d->work, len));
+	len = text_length(bpf_probe_read_kernel_str(d->work.bytes, VG_COMM_LEN, &task->comm));
+	d->comm = dfa_accept(t, dfa_feed(t, t->comm_start, &d->work, len < 0 ? 0 : len));
 	return 0;
 }
 
@@ -289,23 +288,24 @@ static __always_inline void learn(struct decision *d, __u32 kinds)
 		learn_ancestors(d);
 }
 
-static __noinline bool is_member(__u32 version, __u32 list, __u32 value)
+/* A global function: the verifier looks at it once, not once for every condition. */
+__noinline int is_member(__u32 version, __u32 list, __u32 value)
 {
 	const struct vg_tables *t = tables_of(version);
 	__u32 hash = VG_MEMBER_HASH(list, value);
 
 	if (!t)
-		return false;
+		return 0;
 	for (__u32 i = 0; i < VG_MEMBER_PROBES; i++) {
 		__u32 at = t->members_at + (hash + i & t->members_mask) * sizeof(struct vg_member);
 		const struct vg_member *m = table_at(t, at, sizeof(*m));
 
 		if (m->list == list && m->value == value)
-			return true;
+			return 1;
 		if (!m->list)
-			return false;
+			return 0;
 	}
-	return false;
+	return 0;
 }
 
 /* Whether a condition holds; both bits: nobody knows. */
@@ -338,16 +338,23 @@ static __always_inline __u32 either(__u32 a, __u32 b)
 	return a | b;
 }
 
-static __always_inline __u32 ancestors_hold(const struct decision *d, __u32 list, bool passing)
+/* Global functions from here on: the verifier looks at each once, not once for every condition. */
+__noinline int ancestors_hold(const struct decision *d, __u32 list, int passing)
 {
-	__u32 version = d->walk.version, answer = d->above_cut ? MAY_HOLD : DOES_NOT_HOLD;
+	__u32 version, answer;
 
+	if (!d)
+		return DOES_NOT_HOLD;
+	version = d->walk.version;
+	answer = d->above_cut ? MAY_HOLD : DOES_NOT_HOLD;
 	for (__u32 i = 0; i < VG_ANCESTORS_MAX; i++) {
 		if (i >= d->above)
 			break;
-		answer = either(answer, set_holds(version, list, d->ancestors[1][i]));
-		if (!passing)
-			answer = either(answer, set_holds(version, list, d->ancestors[0][i]));
+		if (is_member(version, list, d->ancestors[1][i]) ||
+		    (!passing && is_member(version, list, d->ancestors[0][i])))
+			return HOLDS;
+		if (d->ancestors[1][i] == VG_SET_UNKNOWN || d->ancestors[0][i] == VG_SET_UNKNOWN)
+			answer = MAY_HOLD;
 	}
 	return answer;
 }
@@ -357,11 +364,13 @@ static __always_inline __u32 ancestors_hold(const struct decision *d, __u32 list
  * cannot forge, by groups that belong to root, and by both of the identities that a task can have
  * at once; else either will do.
  */
-static __always_inline __u32 condition_holds(const struct decision *d, __u32 kind, __u32 list,
-					     bool passing)
+__noinline int condition_holds(const struct decision *d, __u32 kind, __u32 list, int passing)
 {
-	__u32 version = d->walk.version, answer;
+	__u32 version, answer;
 
+	if (!d)
+		return DOES_NOT_HOLD;
+	version = d->walk.version;
 	switch (kind) {
 	case VG_WHO_UID:
 		return id_holds(version, list, d->uid, passing);
@@ -382,10 +391,7 @@ static __always_inline __u32 condition_holds(const struct decision *d, __u32 kin
 	return DOES_NOT_HOLD;
 }
 
-/*
- * All that are given. Not inlined: it is a loop, and the verifier would go through it for every way
- * to get here.
- */
+/* All that are given. */
 __noinline int conditions_hold(const struct decision *d, const struct vg_clause *clause,
 			       int passing)
 {

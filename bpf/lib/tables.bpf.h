@@ -8,7 +8,6 @@
 #include "../abi/events.h"
 
 /* Knobs: constant once loaded. */
-const volatile __u32 direct_loads = 0;   /* the kernel has bpf_rdonly_cast (6.2): plain loads instead of probe reads */
 const volatile __u32 table_mask = 4095;  /* the size of `tables`, a power of two, less one */
 
 /* Memory that functions hand to each other; as types of their own, because the verifier takes a size from the type. */

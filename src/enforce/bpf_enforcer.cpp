@@ -101,7 +101,7 @@ void BpfEnforcer::choose_programs(enforce_bpf& skeleton, const sensor::KernelFac
 }
 
 util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const sensor::KernelFacts& facts, const Heritage* before) {
-  const sensor::Skeleton<enforce_bpf> skeleton(enforce_bpf__open(), enforce_bpf__destroy);
+  const sensor::Skeleton<enforce_bpf> skeleton(VFSGUARD_OPEN_VARIANT(enforce, facts.rdonly_cast), enforce_bpf__destroy);
   if (!skeleton) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }
@@ -115,7 +115,6 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   }
   auto& knobs = *skeleton->rodata;
   knobs.knows_ancestries = forks_ ? 1 : 0;
-  knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.attributes_come_second = facts.setattr_takes_idmap ? 1 : 0;
   knobs.mechanism = mechanism_ == Mechanism::kLsm ? VG_MECHANISM_LSM : VG_MECHANISM_SIGNAL;  // at the object
   struct stat mounts{};

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "enforce.skel.h"
+#include "enforce_probe.skel.h"
 #include "enforce/enforcer.h"
 #include "enforce/hooks.h"
 #include "sensor/attach.h"

@@ -56,7 +56,7 @@ bool BpfEnforcer::can_protect(const std::string& point) const {
 // What the kernel does not keep: where directories of file systems were mounted here, for when they
 // are no more. What is mounted now it finds by itself.
 void BpfEnforcer::remember_mount_points() {
-  std::map<std::pair<std::uint64_t, std::uint32_t>, std::vector<std::string>> points;
+  std::map<std::tuple<std::uint64_t, std::uint32_t, std::uint32_t>, std::vector<std::string>> points;
   bool forgot = false;
   for (const util::Mount& mount : util::read_mountinfo(mountinfo_.get())) {
     if (std::ranges::find(kRemote, mount.type) != kRemote.end() || mount.point.size() > VG_PATH_MAX || !can_protect(mount.point)) {
@@ -66,12 +66,12 @@ void BpfEnforcer::remember_mount_points() {
     if (!seen || seen->mnt_id != mount.id) {
       continue;  // hidden beneath another mount: nobody gets there by that path
     }
-    points[{seen->mount.root_ino, seen->mount.dev}].push_back(mount.point);
+    points[{seen->mount.root_ino, seen->mount.dev, seen->mount.generation}].push_back(mount.point);
   }
   const int fd = object_.map_fd("mount_points");
   const auto value = std::make_unique<vg_mount_point>();
   for (const auto& [root, paths] : points) {
-    vg_mount_point_key key{.root_ino = root.first, .dev = root.second, .index = 0};
+    vg_mount_point_key key{.root_ino = std::get<0>(root), .dev = std::get<1>(root), .generation = std::get<2>(root), .index = 0, .pad = 0};
     std::set<std::string> missing(paths.begin(), paths.end());
     // Those of before stay behind: a mount that was taken away protects by its path still.
     for (; key.index < VG_MOUNT_POINTS && bpf_map_lookup_elem(fd, &key, value.get()) == 0; ++key.index) {

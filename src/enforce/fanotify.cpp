@@ -20,6 +20,7 @@
 #include <fmt/format.h>
 
 #include "enforce.skel.h"
+#include "enforce_probe.skel.h"
 #include "enforce/hooks.h"
 #include "enforce/link_scan.h"
 #include "enrich/caller.h"
@@ -85,7 +86,7 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   e.stop_.reset(eventfd(0, EFD_CLOEXEC));
   e.mountinfo_.reset(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
   // The maps by which refusals reach the programs that write events.
-  const sensor::Skeleton<enforce_bpf> skeleton(enforce_bpf__open(), enforce_bpf__destroy);
+  const sensor::Skeleton<enforce_bpf> skeleton(VFSGUARD_OPEN_VARIANT(enforce, false), enforce_bpf__destroy);
   if (!skeleton) {
     return util::fail_errno(EX_SOFTWARE, "cannot open the BPF object of enforcement");
   }

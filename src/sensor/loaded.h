@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <bpf/libbpf.h>
+
+#include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "util/fd.h"
@@ -18,6 +24,37 @@ namespace vfsguard::sensor {
 /// An object of bpftool's skeleton, until it is loaded: `Skeleton<x_bpf>(x_bpf__open(), x_bpf__destroy)`.
 template <typename Object>
 using Skeleton = std::unique_ptr<Object, void (*)(Object*)>;
+
+/// Opens the skeleton NAME of one of its two variants: the object itself where the kernel has bpf_rdonly_cast, else
+/// NAME_probe, compiled of the same source and so with the same programs, maps and sections. Null: errno says why.
+#define VFSGUARD_OPEN_VARIANT(name, direct)                                                                         \
+  ::vfsguard::sensor::open_variant<name##_bpf>(name##_bpf__create_skeleton, name##_probe_bpf__elf_bytes, (direct))
+
+template <typename Object>
+Object* open_variant(int (*create)(Object*), const void* (*probe_bytes)(std::size_t*), bool direct) {
+  static_assert(std::is_trivial_v<Object>);
+  auto* object = static_cast<Object*>(std::calloc(1, sizeof(Object)));
+  if (object == nullptr) {
+    return nullptr;
+  }
+  if (const int code = create(object); code != 0) {
+    std::free(object);
+    errno = -code;
+    return nullptr;
+  }
+  if (!direct) {
+    std::size_t size = 0;
+    object->skeleton->data = const_cast<void*>(probe_bytes(&size));
+    object->skeleton->data_sz = size;
+  }
+  if (const int code = bpf_object__open_skeleton(object->skeleton, nullptr); code != 0) {
+    bpf_object__destroy_skeleton(object->skeleton);
+    std::free(object);
+    errno = -code;
+    return nullptr;
+  }
+  return object;
+}
 
 /// What is used of a BPF object once it is in the kernel: its programs and maps, by descriptors of its own, and the sections that it shares with
 /// its programs. libbpf's object, with type information, relocations and the instructions of every program well over a megabyte, can be closed

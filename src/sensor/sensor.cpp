@@ -37,6 +37,7 @@
 #include "util/memory.h"
 #include "util/read_file.h"
 #include "vfsguard.skel.h"
+#include "vfsguard_probe.skel.h"
 
 namespace vfsguard::sensor {
 
@@ -432,7 +433,6 @@ void Sensor::State::choose_programs(vfsguard_bpf& skeleton, const Filter& filter
 void Sensor::State::set_knobs(vfsguard_bpf& skeleton, const Filter& filter) {
   auto& knobs = *skeleton.rodata;
   knobs.hook_id = static_cast<__u32>(hook);
-  knobs.direct_loads = facts.rdonly_cast ? 1 : 0;
   knobs.complete_takes_cqe = facts.complete_cqe ? 1 : 0;
   knobs.setattr_takes_idmap = facts.setattr_takes_idmap ? 1 : 0;
   knobs.operation_mask = filter.operations;
@@ -651,7 +651,7 @@ util::Result<Sensor> Sensor::open_one(const Options& options, const KernelFacts&
   state->handler = std::move(handler);
   state->hook = options.hook;
   state->facts = facts;
-  const Skeleton<vfsguard_bpf> skeleton(vfsguard_bpf__open(), vfsguard_bpf__destroy);
+  const Skeleton<vfsguard_bpf> skeleton(VFSGUARD_OPEN_VARIANT(vfsguard, facts.rdonly_cast), vfsguard_bpf__destroy);
   if (!skeleton) {
     return util::fail(EX_SOFTWARE, fmt::format("cannot open the BPF object: {}", why()));
   }
