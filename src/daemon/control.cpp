@@ -155,8 +155,8 @@ std::string status_of(const Agent& agent) {
     out += fmt::format(
         R"("enforcement":{{"mechanism":"{}","version":{},"persist":{},"table_bytes":{},"decisions":{},"unknown":{},"refused_unknown":{},"no_memory":{},"no_ancestors":{},"protected_inodes_full":{},)"
         R"("notes":{}}},)",
-        mechanism_name(enforcer->mechanism()), enforcer->version(), governor.persists(), enforcer->table_bytes(), counts.total.asked, counts.total.unknown, counts.total.refused_unknown,
-        counts.total.no_memory, counts.total.no_ancestors, counts.total.protected_inodes_full, json_list(enforcer->notes()));
+        mechanism_name(enforcer->mechanism()), enforcer->version(), governor.persists(), enforcer->table_bytes(), counts.total.asked, counts.total.unknown,
+        counts.total.refused_unknown, counts.total.no_memory, counts.total.no_ancestors, counts.total.protected_inodes_full, json_list(enforcer->notes()));
   } else {
     out += R"("enforcement":{"mechanism":"none"},)";
   }

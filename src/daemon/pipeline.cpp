@@ -700,8 +700,10 @@ void Pipeline::summary() {
       fmt::print(stderr, "  rule '{}': stopped {}{}\n", name, rule.stopped,
                  rule.kill_failed > 0 ? fmt::format(", of which {} could not be sent the signal", rule.kill_failed) : "");
     }
-    fmt::print(stderr, "  decisions: {}, of which {} about what no rule names; not known {} ({} refused), refused as out of memory {}, no room to protect an inode {}\n",
-               counts.total.asked, counts.total.known, counts.total.unknown, counts.total.refused_unknown, counts.total.no_memory, counts.total.protected_inodes_full);
+    fmt::print(
+        stderr,
+        "  decisions: {}, of which {} about what no rule names; not known {} ({} refused), refused as out of memory {}, no room to protect an inode {}\n",
+        counts.total.asked, counts.total.known, counts.total.unknown, counts.total.refused_unknown, counts.total.no_memory, counts.total.protected_inodes_full);
     if (counts.total.no_ancestors > 0) {
       fmt::print(stderr, "  forks whose ancestors could not be noted: {}\n", counts.total.no_ancestors);
     }

@@ -106,9 +106,9 @@ class BpfEnforcer final : public Enforcer {
   std::vector<sensor::Probe> calls_;    // where enforce_call goes
   std::uint64_t operations_ = 0;        // that these were chosen for
   bool fprobe_ = false;
-  bool scanned_all_ = true;             // for the other names of protected files
-  bool in_force_ = false;               // it decides
-  bool forgot_mount_points_ = false;    // and has said so
+  bool scanned_all_ = true;                 // for the other names of protected files
+  bool in_force_ = false;                   // it decides
+  bool forgot_mount_points_ = false;        // and has said so
   bool forks_ = false;                      // note_fork is among the programs
   bool at_return_ = false;                  // no kprobes: signals come by enforce_return
   std::vector<std::string> names_;          // of the rules

@@ -20,8 +20,7 @@ namespace vfsguard::enforce {
 namespace {
 
 // Not worth asking: whoever looks may have to wait for another machine.
-constexpr const char* kNoRoom =
-    "more protected files with several names than there is room for; of some only the protected names are protected";
+constexpr const char* kNoRoom = "more protected files with several names than there is room for; of some only the protected names are protected";
 
 constexpr std::array<std::string_view, 8> kRemote{"nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "autofs", "fuse.sshfs"};
 
@@ -100,8 +99,7 @@ void BpfEnforcer::remember_mount_points() {
     }
   }
   if (forgot && !std::exchange(forgot_mount_points_, true)) {
-    notes_.push_back(
-        "more mount points than are remembered; files on a mount that is taken away later may be known by fewer of its paths");
+    notes_.push_back("more mount points than are remembered; files on a mount that is taken away later may be known by fewer of its paths");
   }
   std::atomic_ref(data().generation).fetch_add(1);
 }

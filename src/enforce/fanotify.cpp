@@ -92,8 +92,9 @@ util::Result<std::unique_ptr<Enforcer>> FanotifyEnforcer::open(const policy::Pol
   }
   bpf_program* program = nullptr;
   bpf_object__for_each_program(program, skeleton->obj) { bpf_program__set_autoload(program, program == skeleton->progs.look); }
-  for (bpf_map* unused : {skeleton->maps.tables, skeleton->maps.decisions, skeleton->maps.unprotected_cache, skeleton->maps.protected_inodes, skeleton->maps.mount_points,
-                          skeleton->maps.host_views, skeleton->maps.candidates, skeleton->maps.ancestries, skeleton->maps.rule_counts, skeleton->maps.names}) {
+  for (bpf_map* unused :
+       {skeleton->maps.tables, skeleton->maps.decisions, skeleton->maps.unprotected_cache, skeleton->maps.protected_inodes, skeleton->maps.mount_points,
+        skeleton->maps.host_views, skeleton->maps.candidates, skeleton->maps.ancestries, skeleton->maps.rule_counts, skeleton->maps.names}) {
     bpf_map__set_autocreate(unused, false);
   }
   if (before != nullptr && before->refusals >= 0) {

@@ -38,9 +38,7 @@ constexpr EnforcedHook kHooks[] = {
     {"inode_link", bit(VG_OP_LINK), VG_AT_INODE_LINK},
     {"inode_rename", bit(VG_OP_RENAME), VG_AT_INODE_RENAME},
     {"inode_free_security", 0, 0},
-    {"inode_setattr",
-     bit(VG_OP_UTIMES) | bit(VG_OP_CHMOD) | bit(VG_OP_CHOWN) | bit(VG_OP_TRUNCATE),
-     VG_AT_INODE_SETATTR},
+    {"inode_setattr", bit(VG_OP_UTIMES) | bit(VG_OP_CHMOD) | bit(VG_OP_CHOWN) | bit(VG_OP_TRUNCATE), VG_AT_INODE_SETATTR},
     {"inode_setxattr", bit(VG_OP_SETXATTR), VG_AT_INODE_SETXATTR},
     {"inode_set_acl", bit(VG_OP_SETXATTR), VG_AT_INODE_SETXATTR},
     {"inode_removexattr", bit(VG_OP_REMOVEXATTR), VG_AT_INODE_REMOVEXATTR},
@@ -53,10 +51,7 @@ constexpr EnforcedHook kHooks[] = {
 };
 
 // Always: they give what is protected another name, or end what was remembered.
-constexpr std::array<std::string_view, 7> kAlways{"path_link",   "path_rename",
-                                                  "path_unlink", "path_rmdir",
-                                                  "inode_link",  "inode_rename",
-                                                  "inode_free_security"};
+constexpr std::array<std::string_view, 7> kAlways{"path_link", "path_rename", "path_unlink", "path_rmdir", "inode_link", "inode_rename", "inode_free_security"};
 
 constexpr std::array<std::string_view, 4> kNewer{"file_truncate", "inode_set_acl", "inode_remove_acl", "file_ioctl_compat"};
 

@@ -97,9 +97,7 @@ constexpr auto kNotWalked = std::to_array<FileSystem>({
 });
 
 const FileSystem* not_walked(std::string_view type) {
-  const auto it = std::ranges::find_if(kNotWalked, [&](const FileSystem& fs) {
-    return fs.name == type || (fs.name == "fuse" && type.starts_with("fuse."));
-  });
+  const auto it = std::ranges::find_if(kNotWalked, [&](const FileSystem& fs) { return fs.name == type || (fs.name == "fuse" && type.starts_with("fuse.")); });
   return it == kNotWalked.end() ? nullptr : &*it;
 }
 
@@ -116,9 +114,7 @@ bool before_in_tree(std::string_view a, std::string_view b) {
   });
 }
 
-bool below(std::string_view path, std::string_view directory) {
-  return path != directory && util::is_below(path, directory);
-}
+bool below(std::string_view path, std::string_view directory) { return path != directory && util::is_below(path, directory); }
 
 std::string shortened(std::string_view path) {
   if (path.size() <= kShownPath) {
@@ -132,9 +128,7 @@ std::string shortened(std::string_view path) {
   return text;
 }
 
-bool short_of(int code) {
-  return code == EMFILE || code == ENFILE || code == ENOMEM || code == EINTR || code == EAGAIN;
-}
+bool short_of(int code) { return code == EMFILE || code == ENFILE || code == ENOMEM || code == EINTR || code == EAGAIN; }
 
 bool is_gone(int code) { return code == ENOENT || code == ENOTDIR; }
 
@@ -146,9 +140,7 @@ struct Id {
 };
 
 struct IdHash {
-  std::size_t operator()(const Id& id) const {
-    return (id.ino * 0x9e3779b97f4a7c15u) ^ (id.dev << 20) ^ id.mnt;
-  }
+  std::size_t operator()(const Id& id) const { return (id.ino * 0x9e3779b97f4a7c15u) ^ (id.dev << 20) ^ id.mnt; }
 };
 
 struct Status {
@@ -160,14 +152,11 @@ struct Status {
 // 0, or errno. Of a path that is "" the descriptor's own. Asks no server for fresh attributes.
 int look_at(int directory, const char* name, Status& status) {
   struct statx raw{};
-  const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC |
-                    (*name == '\0' ? AT_EMPTY_PATH : 0);
-  if (statx(directory, name, flags, STATX_TYPE | STATX_INO | STATX_NLINK | STATX_MNT_ID, &raw) !=
-      0) {
+  const int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC | (*name == '\0' ? AT_EMPTY_PATH : 0);
+  if (statx(directory, name, flags, STATX_TYPE | STATX_INO | STATX_NLINK | STATX_MNT_ID, &raw) != 0) {
     return errno;
   }
-  status.id = {makedev(raw.stx_dev_major, raw.stx_dev_minor), raw.stx_ino,
-               (raw.stx_mask & STATX_MNT_ID) != 0 ? raw.stx_mnt_id : 0};
+  status.id = {makedev(raw.stx_dev_major, raw.stx_dev_minor), raw.stx_ino, (raw.stx_mask & STATX_MNT_ID) != 0 ? raw.stx_mnt_id : 0};
   status.nlink = raw.stx_nlink;
   status.mode = raw.stx_mode;
   return 0;
@@ -203,14 +192,11 @@ class Mounts {
   [[nodiscard]] std::optional<std::string> automounter_of(std::string_view path) const {
     const util::Mount* over = nullptr;  // of those at one place the last
     for (const util::Mount& mount : mounts_) {
-      if (util::is_below(path, mount.point) &&
-          (over == nullptr || mount.point.size() >= over->point.size())) {
+      if (util::is_below(path, mount.point) && (over == nullptr || mount.point.size() >= over->point.size())) {
         over = &mount;
       }
     }
-    return over != nullptr && over->type == "autofs" && below(path, over->point)
-               ? std::optional(over->point)
-               : std::nullopt;
+    return over != nullptr && over->type == "autofs" && below(path, over->point) ? std::optional(over->point) : std::nullopt;
   }
 
   [[nodiscard]] std::optional<std::string> type_of(std::uint64_t id) {
@@ -228,8 +214,7 @@ class Mounts {
   [[nodiscard]] std::vector<std::string> walkable_below(std::string_view path) const {
     std::vector<std::string> points;
     for (const util::Mount& mount : mounts_) {
-      if (below(mount.point, path) && not_walked(mount.type) == nullptr &&
-          !remote_on_way(mount.point)) {
+      if (below(mount.point, path) && not_walked(mount.type) == nullptr && !remote_on_way(mount.point)) {
         points.push_back(mount.point);
       }
     }
@@ -312,8 +297,7 @@ class Walk {
   // Walks one start point. False: what lies below it was not walked.
   bool from(const std::string& start) {
     if (const auto point = mounts_.remote_on_way(start)) {
-      skip(*point,
-           *mounts_.remote_at(*point, std::string_view(*point).substr(point->rfind('/') + 1)));
+      skip(*point, *mounts_.remote_at(*point, std::string_view(*point).substr(point->rfind('/') + 1)));
       return false;
     }
     if (const auto point = mounts_.automounter_of(start)) {
@@ -470,8 +454,7 @@ class Walk {
       const std::size_t from = levels_[i - 1].path_size;
       std::string name = path_.substr(from, levels_[i].path_size - from);
       name.erase(0, name.find_first_not_of('/'));
-      util::UniqueFd next =
-          open_directory(i == 1 ? levels_.front().fd.get() : at.get(), name.c_str());
+      util::UniqueFd next = open_directory(i == 1 ? levels_.front().fd.get() : at.get(), name.c_str());
       Status status;
       if (!next || look_at(next.get(), "", status) != 0 || status.id != levels_[i].id) {
         return {};
@@ -562,13 +545,7 @@ class Walk {
 
   void pass_on(const Status& status, int fd) {
     ++report_.linked;
-    each_({.dev = status.id.dev,
-           .ino = status.id.ino,
-           .nlink = status.nlink,
-           .mode = status.mode,
-           .path = path_,
-           .start = start_,
-           .fd = fd});
+    each_({.dev = status.id.dev, .ino = status.id.ino, .nlink = status.nlink, .mode = status.mode, .path = path_, .start = start_, .fd = fd});
   }
 
   // Whether a directory on another device or mount than the one above it is walked; `above` is null
@@ -641,9 +618,7 @@ class Walk {
     return look_at(fd, "", status) == 0 && S_ISLNK(status.mode);
   }
 
-  util::UniqueFd open_path(int directory, const char* name) {
-    return open_retried(directory, name, O_PATH | O_NOFOLLOW);
-  }
+  util::UniqueFd open_path(int directory, const char* name) { return open_retried(directory, name, O_PATH | O_NOFOLLOW); }
 
   // Only the owner of a directory, or who has CAP_FOWNER, may leave its access time as it is.
   util::UniqueFd open_directory(int directory, const char* name) {
@@ -701,8 +676,7 @@ class Walk {
       report_.unread.push_back({shortened(path), code, util::errno_text(code)});
     }
     // Perhaps those that were given below it can be: they come next in order.
-    for (auto it = std::ranges::upper_bound(starts_, path, before_in_tree);
-         it != starts_.end() && below(*it, path); ++it) {
+    for (auto it = std::ranges::upper_bound(starts_, path, before_in_tree); it != starts_.end() && below(*it, path); ++it) {
       walk_behind(*it, path);
     }
   }
@@ -725,9 +699,7 @@ class Walk {
   // What lies below something that is not walked is walked from there; unless it is reached from
   // what is queued already.
   void walk_behind(const std::string& path, std::string_view obstacle) {
-    const bool reached = std::ranges::any_of(behind_obstacle_, [&](const std::string& other) {
-      return util::is_below(path, other) && below(other, obstacle);
-    });
+    const bool reached = std::ranges::any_of(behind_obstacle_, [&](const std::string& other) { return util::is_below(path, other) && below(other, obstacle); });
     if (!reached) {
       behind_obstacle_.insert(path);
       queue_.push_back(path);
@@ -746,8 +718,8 @@ class Walk {
     if (!report_.gave_up) {
       if (options_.stop != nullptr && options_.stop->load(std::memory_order_relaxed)) {
         give_up("it was told to stop");
-      } else if (options_.deadline != std::chrono::steady_clock::time_point::max() &&
-                 ++asked_ % 32 == 1 && std::chrono::steady_clock::now() >= options_.deadline) {
+      } else if (options_.deadline != std::chrono::steady_clock::time_point::max() && ++asked_ % 32 == 1 &&
+                 std::chrono::steady_clock::now() >= options_.deadline) {
         give_up("its time was over");
       }
     }
@@ -791,8 +763,7 @@ std::string fixed_part(const std::string& glob) {
   return slash == 0 ? "/" : glob.substr(0, slash);
 }
 
-std::vector<std::string> scan_starts(const policy::Policy& policy,
-                                     const std::set<std::string>& known) {
+std::vector<std::string> scan_starts(const policy::Policy& policy, const std::set<std::string>& known) {
   std::vector<std::string> all;
   for (const policy::Rule& rule : policy.rules) {
     if (rule.decides() && rule.enforce) {
@@ -808,14 +779,12 @@ std::vector<std::string> scan_starts(const policy::Policy& policy,
   return all;
 }
 
-ScanReport scan(const std::vector<std::string>& starts, const OnFound& each,
-                const ScanOptions& options) {
+ScanReport scan(const std::vector<std::string>& starts, const OnFound& each, const ScanOptions& options) {
   const auto walk = std::make_unique<Walk>(each, options);  // large, for the stack of a thread
   return walk->run(starts);
 }
 
-ScanReport scan_until_stable(const std::vector<std::string>& starts,
-                             const std::function<std::uint64_t()>& changes, const OnFound& each,
+ScanReport scan_until_stable(const std::vector<std::string>& starts, const std::function<std::uint64_t()>& changes, const OnFound& each,
                              const ScanOptions& options) {
   for (unsigned pass = 1;; ++pass) {
     const std::uint64_t before = changes();
@@ -829,8 +798,7 @@ ScanReport scan_until_stable(const std::vector<std::string>& starts,
 }
 
 std::vector<std::string> describe(const ScanReport& report) {
-  constexpr std::string_view kFollows =
-      "are protected by their protected paths only, not by hard links that are older";
+  constexpr std::string_view kFollows = "are protected by their protected paths only, not by hard links that are older";
   std::vector<std::string> notes;
   const auto count_rest = [&](std::uint64_t all, std::string_view what) {
     if (all > kNotesOfAKind) {
@@ -846,8 +814,7 @@ std::vector<std::string> describe(const ScanReport& report) {
                       output::printable(one.path)));
       continue;
     }
-    notes.push_back(fmt::format("cannot scan {} for hard links ({}): files there {}",
-                                output::printable(one.path), one.why, kFollows));
+    notes.push_back(fmt::format("cannot scan {} for hard links ({}): files there {}", output::printable(one.path), one.why, kFollows));
   }
   count_rest(report.unread_total, "paths");
   std::uint64_t remote = 0;
@@ -867,11 +834,11 @@ std::vector<std::string> describe(const ScanReport& report) {
                     output::printable(report.where), report.entries, report.why, kFollows));
   }
   if (!report.stable) {
-    notes.push_back(fmt::format(
-        "files were renamed or linked during each of {} scans for hard links: files that were "
-        "moved "
-        "below a protected path meanwhile may be protected there only, not by other hard links",
-        report.passes));
+    notes.push_back(
+        fmt::format("files were renamed or linked during each of {} scans for hard links: files that were "
+                    "moved "
+                    "below a protected path meanwhile may be protected there only, not by other hard links",
+                    report.passes));
   }
   return notes;
 }
@@ -896,25 +863,18 @@ std::vector<std::string> LinkedFiles::describe() const {
   for (const auto& [path, start] : starts_) {
     const std::size_t n = start.files.size();
     const bool itself = n == 1 && start.paths.front() == output::printable(path);
-    notes.push_back(
-        fmt::format("{} {} other hard links: every name of {} is protected{}",
-                    itself ? output::printable(path)
-                           : fmt::format("{}{} {} below {}", start.more ? "more than " : "", n,
-                                         n == 1 ? "file" : "files", output::printable(path)),
-                    n == 1 ? "has" : "have", n == 1 ? "it" : "them",
-                    itself ? ""
-                           : fmt::format(" ({}{})", fmt::join(start.paths, ", "),
-                                         n > start.paths.size() ? ", ..." : "")));
+    notes.push_back(fmt::format("{} {} other hard links: every name of {} is protected{}",
+                                itself ? output::printable(path)
+                                       : fmt::format("{}{} {} below {}", start.more ? "more than " : "", n, n == 1 ? "file" : "files", output::printable(path)),
+                                n == 1 ? "has" : "have", n == 1 ? "it" : "them",
+                                itself ? "" : fmt::format(" ({}{})", fmt::join(start.paths, ", "), n > start.paths.size() ? ", ..." : "")));
   }
   return notes;
 }
 
-std::chrono::steady_clock::time_point scan_deadline(bool at_start) {
-  return std::chrono::steady_clock::now() + std::chrono::seconds(at_start ? 60 : 15);
-}
+std::chrono::steady_clock::time_point scan_deadline(bool at_start) { return std::chrono::steady_clock::now() + std::chrono::seconds(at_start ? 60 : 15); }
 
-void add_notes(const LinkedFiles& linked, const ScanReport& report,
-               std::vector<std::string>& notes) {
+void add_notes(const LinkedFiles& linked, const ScanReport& report, std::vector<std::string>& notes) {
   std::ranges::copy(linked.describe(), std::back_inserter(notes));
   std::ranges::copy(describe(report), std::back_inserter(notes));
 }

@@ -33,8 +33,7 @@ std::string fixed_part(const std::string& glob);
 
 // Where to scan for a policy: the fixed parts of the globs of rules that deny or kill and are
 // enforced, none below another. Globs in `known` are left out.
-std::vector<std::string> scan_starts(const policy::Policy& policy,
-                                     const std::set<std::string>& known);
+std::vector<std::string> scan_starts(const policy::Policy& policy, const std::set<std::string>& known);
 
 // A file of any type but a directory with more than one hard link, by one of its names.
 struct Found {
@@ -83,15 +82,13 @@ struct ScanOptions {
 
 using OnFound = std::function<void(const Found&)>;
 
-ScanReport scan(const std::vector<std::string>& starts, const OnFound& each,
-                const ScanOptions& options = {});
+ScanReport scan(const std::vector<std::string>& starts, const OnFound& each, const ScanOptions& options = {});
 
 // Scans again while names changed during a pass: a file that moves from a directory which is not
 // read yet into one that is would be missed. `changes` counts renames and links, as the caller sees
 // them; `each` is called again for what was found before. At most options.max_passes passes, then
 // the report is not `stable`. Its counts are those of the last pass.
-ScanReport scan_until_stable(const std::vector<std::string>& starts,
-                             const std::function<std::uint64_t()>& changes, const OnFound& each,
+ScanReport scan_until_stable(const std::vector<std::string>& starts, const std::function<std::uint64_t()>& changes, const OnFound& each,
                              const ScanOptions& options = {});
 
 // Notes for the user: what was not scanned, and what follows from it. Empty: everything was.
@@ -117,7 +114,6 @@ class LinkedFiles {
 // For those who start to enforce. A start may take about a minute before systemd ends it, a reload
 // less than the watchdog's 30 s, since nothing else is done meanwhile.
 std::chrono::steady_clock::time_point scan_deadline(bool at_start);
-void add_notes(const LinkedFiles& linked, const ScanReport& report,
-               std::vector<std::string>& notes);
+void add_notes(const LinkedFiles& linked, const ScanReport& report, std::vector<std::string>& notes);
 
 }  // namespace vfsguard::enforce

@@ -87,9 +87,7 @@ class LinkScan : public testing::Test {
 
   void file(const std::string& name) const { std::ofstream(root_ + "/" + name) << name; }
   void directory(const std::string& name) const { fs::create_directories(root_ + "/" + name); }
-  void link(const std::string& from, const std::string& to) const {
-    ASSERT_EQ(::link((root_ + "/" + from).c_str(), (root_ + "/" + to).c_str()), 0);
-  }
+  void link(const std::string& from, const std::string& to) const { ASSERT_EQ(::link((root_ + "/" + from).c_str(), (root_ + "/" + to).c_str()), 0); }
   // A chain of directories with these names, and in the last one two names of a file.
   void deep(int levels, const std::string& name) const {
     int at = open(root_.c_str(), O_PATH | O_CLOEXEC);
@@ -105,17 +103,12 @@ class LinkScan : public testing::Test {
   }
 
   // The names found, without the directory's own.
-  std::vector<std::string> found(const std::vector<std::string>& starts,
-                                 const ScanOptions& options = {}) {
+  std::vector<std::string> found(const std::vector<std::string>& starts, const ScanOptions& options = {}) {
     std::vector<std::string> names;
-    report_ = scan(
-        starts, [&](const Found& f) { names.emplace_back(f.path.substr(root_.size() + 1)); },
-        options);
+    report_ = scan(starts, [&](const Found& f) { names.emplace_back(f.path.substr(root_.size() + 1)); }, options);
     return names;
   }
-  std::vector<std::string> found(const ScanOptions& options = {}) {
-    return found({root_}, options);
-  }
+  std::vector<std::string> found(const ScanOptions& options = {}) { return found({root_}, options); }
 
   std::string root_;
   ScanReport report_;
@@ -138,9 +131,7 @@ TEST_F(LinkScan, FindsEveryTypeByAnInodeThatIsOpen) {
   }
   std::vector<std::string> wanted;
   for (const std::string& type : types) {
-    ASSERT_EQ(linkat(AT_FDCWD, (root_ + "/d/" + type).c_str(), AT_FDCWD,
-                     (root_ + "/other-" + type).c_str(), 0),
-              0);
+    ASSERT_EQ(linkat(AT_FDCWD, (root_ + "/d/" + type).c_str(), AT_FDCWD, (root_ + "/other-" + type).c_str(), 0), 0);
     wanted.push_back("d/" + type);
   }
   std::vector<std::string> names;
@@ -173,8 +164,7 @@ TEST_F(LinkScan, NestedStartsAreWalkedOnce) {
   directory("a-b");
   file("a/b/x");
   link("a/b/x", "a-b/x");
-  EXPECT_THAT(found({root_ + "/a", root_ + "/a-b", root_ + "/a/b", root_ + "/a/b/x"}),
-              UnorderedElementsAre("a/b/x", "a-b/x"));
+  EXPECT_THAT(found({root_ + "/a", root_ + "/a-b", root_ + "/a/b", root_ + "/a/b/x"}), UnorderedElementsAre("a/b/x", "a-b/x"));
 }
 
 TEST_F(LinkScan, DeepTreesNeedFewDescriptors) {
@@ -186,8 +176,7 @@ TEST_F(LinkScan, DeepTreesNeedFewDescriptors) {
     setrlimit(RLIMIT_NOFILE, &few);
     std::vector<std::string> names = found();
     if (names.size() != 4 || !describe(report_).empty() || report_.directories != 3001) {
-      return {1, fmt::format("{} names, {} directories, {} unread", names.size(),
-                             report_.directories, report_.unread_total)};
+      return {1, fmt::format("{} names, {} directories, {} unread", names.size(), report_.directories, report_.unread_total)};
     }
     return {};
   }));
@@ -219,9 +208,7 @@ TEST_F(LinkScan, DescriptorsThatRunOutAreGivenBack) {
     close(next);
     setrlimit(RLIMIT_NOFILE, &few);
     const std::size_t names = found().size();
-    return names == 2 && describe(report_).empty()
-               ? Said{}
-               : Said{1, fmt::format("{} names, {} unread", names, report_.unread_total)};
+    return names == 2 && describe(report_).empty() ? Said{} : Said{1, fmt::format("{} names, {} unread", names, report_.unread_total)};
   }));
 }
 
@@ -233,8 +220,7 @@ TEST_F(LinkScan, DescriptorsThatAreMissingAreReported) {
     close(next);
     setrlimit(RLIMIT_NOFILE, &few);
     found();
-    return report_.unread_total == 1 && report_.unread[0].code == EMFILE ? Said{}
-                                                                         : Said{1, "silent"};
+    return report_.unread_total == 1 && report_.unread[0].code == EMFILE ? Said{} : Said{1, "silent"};
   }));
 }
 
@@ -269,8 +255,7 @@ TEST_F(LinkScan, SymbolicLinksAreNotFollowed) {
   EXPECT_THAT(describe(report_), IsEmpty());
   EXPECT_THAT(found({root_ + "/alias", root_ + "/alias/sub"}), IsEmpty());
   EXPECT_THAT(describe(report_),
-              ElementsAre(HasSubstr("/alias is a symbolic link or lies below one"),
-                          HasSubstr("/alias/sub is a symbolic link or lies below one")));
+              ElementsAre(HasSubstr("/alias is a symbolic link or lies below one"), HasSubstr("/alias/sub is a symbolic link or lies below one")));
 }
 
 TEST_F(LinkScan, UnreadableDirectoriesAreNamed) {
@@ -293,15 +278,13 @@ TEST_F(LinkScan, UnreadableDirectoriesAreNamed) {
       chmod((root_ + "/d/listed").c_str(), 0444);
     }
     // What cannot be reached from above is started from.
-    const std::vector<std::string> names =
-        found({root_ + "/d", root_ + "/d/closed/inner", root_ + "/d/closed/inner/x"});
+    const std::vector<std::string> names = found({root_ + "/d", root_ + "/d/closed/inner", root_ + "/d/closed/inner/x"});
     const std::vector<std::string> notes = describe(report_);
     if (names.size() != 4 || report_.unread_total != 2 || notes.size() != 2) {
       return {1, fmt::format("{} names, {} unread", names.size(), report_.unread_total)};
     }
     for (const std::string& note : notes) {
-      if (!note.starts_with("cannot scan " + root_ + "/d/") ||
-          note.find("(Permission denied): files there are protected by") == std::string::npos) {
+      if (!note.starts_with("cannot scan " + root_ + "/d/") || note.find("(Permission denied): files there are protected by") == std::string::npos) {
         return {1, note};
       }
     }
@@ -374,8 +357,7 @@ TEST_F(LinkScan, MountsAreCrossedAndPseudoFileSystemsAreNot) {
   file("source/x");
   link("source/x", "source/y");
   EXPECT_CHILD(in_child([&]() -> Said {
-    if (unshare(CLONE_NEWNS) != 0 ||
-        mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
         mount("none", (root_ + "/d/tmp").c_str(), "tmpfs", 0, nullptr) != 0) {
       return {kSkip, "cannot mount"};
     }
@@ -387,8 +369,7 @@ TEST_F(LinkScan, MountsAreCrossedAndPseudoFileSystemsAreNot) {
     if (names != 4 || report_.unread_total != 0 || !describe(report_).empty()) {
       return {1, fmt::format("{} names, {} unread", names, report_.unread_total)};
     }
-    if (proc && (report_.skipped.size() != 1 || report_.skipped[0].path != root_ + "/d/proc" ||
-                 report_.skipped[0].type != "proc" || report_.entries > 20)) {
+    if (proc && (report_.skipped.size() != 1 || report_.skipped[0].path != root_ + "/d/proc" || report_.skipped[0].type != "proc" || report_.entries > 20)) {
       return {1, "proc was not skipped"};
     }
     return {};
@@ -403,10 +384,8 @@ TEST_F(LinkScan, ServersAreNotWaitedFor) {
   link("d/x", "d/y");
   EXPECT_CHILD(in_child([&]() -> Said {
     const int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    if (fuse < 0 || unshare(CLONE_NEWNS) != 0 ||
-        mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        mount("silent", (root_ + "/d/fuse").c_str(), "fuse", 0,
-              fmt::format("fd={},rootmode=40000,user_id=0,group_id=0", fuse).c_str()) != 0) {
+    if (fuse < 0 || unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("silent", (root_ + "/d/fuse").c_str(), "fuse", 0, fmt::format("fd={},rootmode=40000,user_id=0,group_id=0", fuse).c_str()) != 0) {
       return {kSkip, "cannot mount FUSE"};
     }
     // The automounter's own process group is never kept waiting, so it is another one here.
@@ -419,21 +398,16 @@ TEST_F(LinkScan, ServersAreNotWaitedFor) {
     }
     setpgid(other, other);
     const bool automounter =
-        mount("auto", (root_ + "/d/auto").c_str(), "autofs", 0,
-              fmt::format("fd={},pgrp={},minproto=5,maxproto=5,direct", ends[1], other).c_str()) ==
-        0;
-    const std::size_t names =
-        found({root_ + "/d", root_ + "/d/auto/below", root_ + "/d/fuse/below"}).size();
+        mount("auto", (root_ + "/d/auto").c_str(), "autofs", 0, fmt::format("fd={},pgrp={},minproto=5,maxproto=5,direct", ends[1], other).c_str()) == 0;
+    const std::size_t names = found({root_ + "/d", root_ + "/d/auto/below", root_ + "/d/fuse/below"}).size();
     const std::size_t alone = found({root_ + "/d/auto/below", root_ + "/d/fuse/below"}).size();
     kill(other, SIGKILL);
     const std::vector<std::string> notes = describe(report_);
     umount2((root_ + "/d/auto").c_str(), MNT_DETACH);
     umount2((root_ + "/d/fuse").c_str(), MNT_DETACH);
-    if (names != 2 || alone != 0 || report_.skipped.size() != 1u + automounter ||
-        report_.unread_total != 0 || notes.size() != 1 ||
+    if (names != 2 || alone != 0 || report_.skipped.size() != 1u + automounter || report_.unread_total != 0 || notes.size() != 1 ||
         !notes[0].starts_with(root_ + "/d/fuse was not scanned")) {
-      return {1, fmt::format("{} and {} names, {} skipped, {} notes", names, alone,
-                             report_.skipped.size(), notes.size())};
+      return {1, fmt::format("{} and {} names, {} skipped, {} notes", names, alone, report_.skipped.size(), notes.size())};
     }
     return {};
   }));
@@ -443,10 +417,8 @@ TEST_F(LinkScan, ServersAreNotWaitedFor) {
 TEST_F(LinkScan, MountsBelowSkippedOnesAreWalked) {
   directory("d");
   EXPECT_CHILD(in_child([&]() -> Said {
-    if (unshare(CLONE_NEWNS) != 0 ||
-        mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        mount("none", (root_ + "/d").c_str(), "proc", 0, nullptr) != 0 ||
-        mount("none", (root_ + "/d/sys").c_str(), "tmpfs", 0, nullptr) != 0) {
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("none", (root_ + "/d").c_str(), "proc", 0, nullptr) != 0 || mount("none", (root_ + "/d/sys").c_str(), "tmpfs", 0, nullptr) != 0) {
       return {kSkip, "cannot mount"};
     }
     directory("d/sys/sub");
@@ -464,8 +436,7 @@ TEST_F(LinkScan, EndsAtItsDeadlineAndSaysSo) {
   options.deadline = std::chrono::steady_clock::now();
   EXPECT_THAT(found({root_ + "/d"}, options), IsEmpty());
   EXPECT_TRUE(report_.gave_up);
-  EXPECT_THAT(describe(report_),
-              ElementsAre(HasSubstr("ended early at " + root_ + "/d, after 0 names, because")));
+  EXPECT_THAT(describe(report_), ElementsAre(HasSubstr("ended early at " + root_ + "/d, after 0 names, because")));
 }
 
 TEST_F(LinkScan, EndsWhenToldTo) {
@@ -498,9 +469,7 @@ TEST_F(LinkScan, ScansAgainWhileNamesChange) {
   int calls = 0;
   const auto passes = [&](int until) {
     changes = calls = 0;
-    return scan_until_stable(
-        {root_}, [&] { return changes; },
-        [&](const Found&) { changes += ++calls <= until ? 1 : 0; });
+    return scan_until_stable({root_}, [&] { return changes; }, [&](const Found&) { changes += ++calls <= until ? 1 : 0; });
   };
   EXPECT_EQ(passes(0).passes, 1u);
   const ScanReport once = passes(2);
@@ -516,12 +485,9 @@ TEST_F(LinkScan, ScansAgainWhileNamesChange) {
 
 TEST_F(LinkScan, ManyUnreadPathsAreCounted) {
   ScanReport report;
-  report.unread = {{"/a\n", EIO, "Input/output error"},
-                   {"/b", EIO, "Input/output error"},
-                   {"/c", EIO, "Input/output error"}};
+  report.unread = {{"/a\n", EIO, "Input/output error"}, {"/b", EIO, "Input/output error"}, {"/c", EIO, "Input/output error"}};
   report.unread_total = 12;
-  EXPECT_THAT(describe(report), ElementsAre(HasSubstr("/a\\n for"), HasSubstr("/b"),
-                                            HasSubstr("/c"), "the same is true of 9 more paths"));
+  EXPECT_THAT(describe(report), ElementsAre(HasSubstr("/a\\n for"), HasSubstr("/b"), HasSubstr("/c"), "the same is true of 9 more paths"));
 }
 
 TEST_F(LinkScan, WhatIsLinkedIsCountedByFile) {
@@ -533,14 +499,11 @@ TEST_F(LinkScan, WhatIsLinkedIsCountedByFile) {
   LinkedFiles linked;
   scan({root_ + "/d"}, [&](const Found& f) { linked.add(f); });
   ASSERT_THAT(linked.describe(), SizeIs(1));
-  EXPECT_THAT(linked.describe()[0],
-              HasSubstr("4 files below " + root_ +
-                        "/d have other hard links: every name of them is protected ("));
+  EXPECT_THAT(linked.describe()[0], HasSubstr("4 files below " + root_ + "/d have other hard links: every name of them is protected ("));
   EXPECT_THAT(linked.describe()[0], HasSubstr(", ...)"));
   LinkedFiles one;
   scan({root_ + "/d/a"}, [&](const Found& f) { one.add(f); });
-  EXPECT_THAT(one.describe(),
-              ElementsAre(root_ + "/d/a has other hard links: every name of it is protected"));
+  EXPECT_THAT(one.describe(), ElementsAre(root_ + "/d/a has other hard links: every name of it is protected"));
 }
 
 TEST(LinkedFiles, AreCountedUpToABound) {

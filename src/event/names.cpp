@@ -409,9 +409,8 @@ std::string_view second_name(unsigned call) {
 }
 std::string_view via_name(unsigned via) { return at(kVia, via); }
 std::string_view cause_name(unsigned cause) {
-  static constexpr std::array<std::string_view, VG_UNKNOWN_COUNT> kCauses{
-      "",         "long_path",  "disconnected",     "ambiguous_name",
-      "mounts",   "many_names", "many_descriptors", "unknown_requester"};
+  static constexpr std::array<std::string_view, VG_UNKNOWN_COUNT> kCauses{"",       "long_path",  "disconnected",     "ambiguous_name",
+                                                                          "mounts", "many_names", "many_descriptors", "unknown_requester"};
   return cause < kCauses.size() ? kCauses[cause] : std::string_view{};
 }
 

@@ -74,10 +74,10 @@ struct FlagText {
   std::string_view name;
 };
 constexpr FlagText kPathFlags[] = {
-    {VG_PATH_TRUNCATED, "truncated"},    {VG_PATH_DELETED, "deleted"},           {VG_PATH_OUTSIDE, "outside_root"},   {VG_PATH_DETACHED, "detached"},
-    {VG_PATH_ANONYMOUS, "anonymous"},    {VG_PATH_DISCONNECTED, "disconnected"}, {VG_PATH_AMBIGUOUS, "ambiguous"},    {VG_RAW_TRUNCATED, "raw_truncated"}, {VG_RAW_FAULT, "raw_fault"},
-    {VG_RAW_CHANGED, "raw_changed"},     {VG_BASE_UNKNOWN, "base_unknown"},      {VG_NO_RESULT, "no_result"},         {VG_CWD_DELETED, "cwd_deleted"},
-    {VG_CWD_TRUNCATED, "cwd_truncated"}, {VG_PATH_NOT_ON_HOST, "not_on_host"},
+    {VG_PATH_TRUNCATED, "truncated"}, {VG_PATH_DELETED, "deleted"},           {VG_PATH_OUTSIDE, "outside_root"},    {VG_PATH_DETACHED, "detached"},
+    {VG_PATH_ANONYMOUS, "anonymous"}, {VG_PATH_DISCONNECTED, "disconnected"}, {VG_PATH_AMBIGUOUS, "ambiguous"},     {VG_RAW_TRUNCATED, "raw_truncated"},
+    {VG_RAW_FAULT, "raw_fault"},      {VG_RAW_CHANGED, "raw_changed"},        {VG_BASE_UNKNOWN, "base_unknown"},    {VG_NO_RESULT, "no_result"},
+    {VG_CWD_DELETED, "cwd_deleted"},  {VG_CWD_TRUNCATED, "cwd_truncated"},    {VG_PATH_NOT_ON_HOST, "not_on_host"},
 };
 
 template <typename Add>

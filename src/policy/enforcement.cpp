@@ -86,9 +86,7 @@ class Builder {
     head.cgroup_start = compilation->starts[kGroups];
     head.above_start = compilation->starts[kAbove];
     head.any_set = any;
-    const auto is_ascii = [](const Glob& glob) {
-      return std::ranges::all_of(glob.text, [](char c) { return static_cast<unsigned char>(c) < 0x80; });
-    };
+    const auto is_ascii = [](const Glob& glob) { return std::ranges::all_of(glob.text, [](char c) { return static_cast<unsigned char>(c) < 0x80; }); };
     head.globs = std::ranges::all_of(patterns_[kPaths].globs, is_ascii) ? 0 : VG_GLOBS_NOT_ASCII;
     const std::vector<vg_member> members = hash_members();
     head.members_mask = static_cast<std::uint32_t>(members.size() - 1);

@@ -27,8 +27,7 @@ using Skeleton = std::unique_ptr<Object, void (*)(Object*)>;
 
 /// Opens the skeleton NAME of one of its two variants: the object itself where the kernel has bpf_rdonly_cast, else
 /// NAME_probe, compiled of the same source and so with the same programs, maps and sections. Null: errno says why.
-#define VFSGUARD_OPEN_VARIANT(name, direct)                                                                         \
-  ::vfsguard::sensor::open_variant<name##_bpf>(name##_bpf__create_skeleton, name##_probe_bpf__elf_bytes, (direct))
+#define VFSGUARD_OPEN_VARIANT(name, direct) ::vfsguard::sensor::open_variant<name##_bpf>(name##_bpf__create_skeleton, name##_probe_bpf__elf_bytes, (direct))
 
 template <typename Object>
 Object* open_variant(int (*create)(Object*), const void* (*probe_bytes)(std::size_t*), bool direct) {

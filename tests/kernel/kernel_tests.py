@@ -1063,6 +1063,89 @@ def test_enforcement_of_names_that_were_there_before(d):
     check(cat(f"{d}/keys/a").returncode == 0, "it is refused although the agent has ended")
 
 
+def test_links_made_while_a_policy_starts(d):
+    """Whatever hard links somebody makes while the agent starts and while the policy is replaced, none reads a protected file afterwards."""
+    if HOOK != "lsm":
+        raise Skipped("carried out by LSM, whatever records")
+    for name in ("keys", "more", "out"):
+        os.mkdir(f"{d}/{name}")
+        os.chmod(f"{d}/{name}", 0o777)
+    for directory in ("keys", "more"):
+        for i in range(200):
+            touch(f"{d}/{directory}/{i}")
+            os.chown(f"{d}/{directory}/{i}", 1234, 1234)
+    os.chmod(d, 0o755)
+
+    def linking():
+        os.setresgid(1234, 1234, 1234)
+        os.setgroups([])
+        os.setresuid(1234, 1234, 1234)
+        n = 0
+        while True:
+            for directory in ("keys", "more"):
+                try:
+                    os.link(f"{d}/{directory}/{n % 200}", f"{d}/out/{directory}-{n}")
+                except OSError:
+                    pass
+            n += 1
+            time.sleep(0.02)
+
+    def check_all(directory):
+        names = [name for name in os.listdir(f"{d}/out") if name.startswith(directory)]
+        refused = run_as(["sh", "-c", f"cd {d}/out && for f in {directory}-*; do head -c1 $f 2> /dev/null; done; true"], uid=1234).stdout
+        check(names and not refused, f"{len(refused)} of {len(names)} links of {directory} were read")
+
+    linker = os.fork()
+    if linker == 0:
+        try:
+            linking()
+        finally:
+            os._exit(1)
+    try:
+        rule = "  - {{ name: {0}, paths: ['" + d + "/{0}/**'], operations: open, unless: {{ uid: 0 }}, action: deny }}\n"
+        t = governed(d, rule.format("keys"), "--enforce", "lsm")
+        check_all("keys")
+        with open(f"{d}/policy.yaml", "w") as f:
+            f.write("version: 1\nrules:\n" + rule.format("keys") + rule.format("more"))
+        tell(d, "reload")
+        os.kill(linker, signal.SIGSTOP)
+        check_all("more")
+        check_all("keys")
+    finally:
+        os.kill(linker, signal.SIGKILL)
+        os.waitpid(linker, 0)
+    t.stop()
+
+
+def test_stronger_rule_is_not_hidden_by_a_weaker_one(d):
+    """A file that went from a weaker rule's directory through a stronger one's has both; nobody is killed by another name of it."""
+    for name in ("weak", "strong", "out"):
+        os.mkdir(f"{d}/{name}")
+        os.chmod(f"{d}/{name}", 0o777)
+    os.chmod(d, 0o755)
+    for name in ("a", "b"):
+        touch(f"{d}/weak/{name}", 0o666)
+    t = enforcing(d, f"""
+  - {{ name: strong, paths: ["{d}/strong/**"], operations: [read, write, open], unless: {{ uid: 0 }}, action: kill }}
+  - {{ name: weak, paths: ["{d}/weak/**"], operations: [write], unless: {{ uid: 0 }}, action: deny }}
+""")
+    check(cat(f"{d}/weak/a").returncode == 0, "the weaker rule is about writing alone")
+    for name in ("a", "b"):
+        os.rename(f"{d}/weak/{name}", f"{d}/out/{name}")
+        os.rename(f"{d}/out/{name}", f"{d}/strong/{name}")
+    check(cat(f"{d}/strong/a").returncode == -signal.SIGKILL, "by its path the stronger rule decides")
+    os.rename(f"{d}/strong/a", f"{d}/out/a")
+    check(cat(f"{d}/out/a").returncode == 1, "by its inode it does too, and kills nobody")
+    os.link(f"{d}/strong/b", f"{d}/out/b")
+    check(cat(f"{d}/out/b").returncode == 1, "by its other name, without killing")
+    fd = os.open(f"{d}/strong/b", os.O_RDONLY)
+    check(run_as(["head", "-c1"], uid=1234, stdin=fd).returncode == 1, "a descriptor that root opened kills nobody")
+    os.close(fd)
+    t.stop()
+    by = [(e["verdict"], e.get("matched_by"), e["policy"]) for e in t.events() if e.get("enforced")]
+    check(("kill", "path", "strong") in by and ("deny", "inode", "strong") in by, by)
+
+
 def test_enforcement_needs_no_reader(d):
     """The agent stopped, the rings full: none of 100,000 attempts succeeds; when it is killed, enforcement ends with it."""
     touch(f"{d}/flood", 0o666)

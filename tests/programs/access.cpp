@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Does one thing to one file over and over: access FILE WHAT SIZE COUNT. Prints nanoseconds=N, of the repetitions alone. Used by the bench.
+// `each` opens FILE.1, FILE.2, ..., each of them once; what is not there it makes before.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -15,7 +16,7 @@
 
 int main(int argc, char** argv) {
   if (argc != 5) {
-    std::fprintf(stderr, "usage: access FILE read|write|open|rename|unlink|chmod|mmap SIZE COUNT\n");
+    std::fprintf(stderr, "usage: access FILE read|write|open|each|rename|unlink|chmod|mmap SIZE COUNT\n");
     return 64;
   }
   const std::string file = argv[1];
@@ -27,10 +28,16 @@ int main(int argc, char** argv) {
     return 1;
   }
   bool there = true;
+  std::vector<std::string> names;
+  for (long i = std::atol(argv[4]); i > 0; --i) {
+    names.push_back(file + "." + std::to_string(i));
+  }
+  std::size_t next = 0;
   const std::map<std::string, std::function<bool()>> kinds{
       {"read", [&] { return pread(fd, buffer.data(), buffer.size(), 0) >= 0; }},
       {"write", [&] { return pwrite(fd, buffer.data(), buffer.size(), 0) >= 0; }},
       {"open", [&] { return close(open(file.c_str(), O_RDONLY | O_CLOEXEC)) == 0; }},
+      {"each", [&] { return close(open(names[next++].c_str(), O_RDONLY | O_CLOEXEC)) == 0; }},
       {"rename",
        [&] {
          there = !there;
@@ -48,6 +55,13 @@ int main(int argc, char** argv) {
   if (kind == kinds.end()) {
     std::fprintf(stderr, "access: no '%s'\n", argv[2]);
     return 64;
+  }
+  if (std::string(argv[2]) == "each") {
+    for (const std::string& name : names) {
+      if (access(name.c_str(), F_OK) != 0) {
+        close(open(name.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+      }
+    }
   }
   const auto start = std::chrono::steady_clock::now();
   for (long i = std::atol(argv[4]); i > 0; --i) {
