@@ -75,7 +75,7 @@ SEC("lsm/path_unlink")
 int BPF_PROG(enforce_path_unlink, __u64 dir, __u64 dentry)
 {
 	forget_name(dentry);
-	return ask_child(DO(UNLINK), dir, dentry);
+	return ask_removal(DO(UNLINK), dentry, (__u64)FIELD(struct path, dir, mnt));
 }
 
 SEC("lsm/path_rmdir")
@@ -190,7 +190,7 @@ int BPF_PROG(enforce_inode_unlink, __u64 dir, __u64 dentry)
 	if (!acts_for_another())
 		return 0;
 	forget_name(dentry);
-	return ask_dentry(DO(UNLINK), dentry);
+	return ask_removal(DO(UNLINK), dentry, 0);
 }
 
 SEC("lsm/inode_rmdir")
@@ -227,7 +227,8 @@ int BPF_PROG(enforce_inode_free_security, __u64 inode)
 	if (!inodes_protected || FIELD(struct inode, inode, i_nlink))
 		return 0;
 	read_key(&key, inode);
-	bpf_map_delete_elem(&protected_inodes, &key);
+	if (!bpf_map_delete_elem(&protected_inodes, &key))
+		__sync_fetch_and_add(&inodes_freed, 1);
 	return 0;
 }
 
@@ -340,10 +341,8 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 		break;
 	case VG_AT_PATH_UNLINK: /* dir, dentry */
 		forget_name(b);
-		operations = DO(UNLINK);
-		dentry = b;
-		mnt = (__u64)FIELD(struct path, a, mnt);
-		break;
+		ask_removal(DO(UNLINK), b, (__u64)FIELD(struct path, a, mnt));
+		return 0;
 	case VG_AT_PATH_RMDIR: /* dir, dentry */
 		forget_unprotected();
 		operations = DO(RMDIR);
@@ -832,7 +831,34 @@ int protect(struct vg_protect *request)
 {
 	struct vg_inode_key key = request->object;
 
-	return protect_inode(&key, request->version, request->set) ? 0 : 1;
+	return protect_inode(&key, request->version, request->set, 0) ? 0 : 1;
+}
+
+/* Run by the agent: what protects a file by this name protects its inode. */
+SEC("syscall")
+int protect_named(struct vg_protect_named *request)
+{
+	__u64 file = file_of_fd(bpf_get_current_task_btf(), request->fd);
+	struct vg_inode_key key = {};
+	struct decision *d;
+
+	if (!file)
+		return 1;
+	d = claim_decision();
+	if (!d)
+		return 1;
+	begin_decision(d, 0, file_dentry_of(file), file_mount_of(file));
+	d->by_name_only = 1;
+	d->set_count = 0;
+	d->inode = (__u64)FIELD(struct dentry, d->dentry, d_inode);
+	read_key(&key, d->inode);
+	request->object = key;
+	identify(d);
+	request->sets = d->set_count;
+	if (!protect_by_sets(d))
+		request->sets = ~0u;
+	release_decision(d);
+	return 0;
 }
 
 /* Run by the agent: whether the tables say what the rules do. Its own text, as somebody else; nothing is carried out. */

@@ -131,7 +131,11 @@ struct vg_inode_key {
  */
 struct vg_protection {
 	vg_u64 by[2][VG_PROTECTION_SETS];
+	vg_u32 flags; /* VG_PROTECTION_* */
+	vg_u32 pad;
 };
+
+#define VG_PROTECTION_MOVED 1 /* it was moved out: it stays protected without a protected name */
 
 /* One match set, by version (its lowest bit). */
 struct vg_versioned_set {
@@ -158,6 +162,13 @@ struct vg_protect {
 	struct vg_inode_key object;
 	vg_u32 version;
 	vg_u32 set;
+};
+
+/* BPF_PROG_TEST_RUN of the program `protect_named`: the name that a descriptor was opened by. */
+struct vg_protect_named {
+	vg_s32 fd;
+	vg_u32 sets; /* the answer: how many protect the object by that name; ~0: there was no room */
+	struct vg_inode_key object; /* the answer */
 };
 
 #define VG_MOUNT_POINTS 8 /* of one directory that are kept */
@@ -303,7 +314,7 @@ struct vg_aggregate {
 VG_ASSERT(VG_OP_COUNT <= VG_OP_SLOTS);
 VG_ASSERT(sizeof(struct vg_tables) == 352);
 VG_ASSERT(sizeof(struct vg_ancestor_exe) == 32);
-VG_ASSERT(sizeof(struct vg_protection) == 64);
+VG_ASSERT(sizeof(struct vg_protection) == 72);
 VG_ASSERT(sizeof(struct vg_mount_point_key) == 24);
 VG_ASSERT(sizeof(struct vg_range) == 32);
 VG_ASSERT(sizeof(struct vg_clause) == 128);

@@ -93,13 +93,17 @@ static __always_inline __u64 dentry_in(__u64 file, __u64 *mnt)
 	return alias ? alias - bpf_core_field_offset(struct dentry, d_u.d_alias) : 0;
 }
 
-/* Another user opened it: whoever has the descriptor now need not know what it is. */
+/*
+ * Another user opened it: whoever has the descriptor now need not know what it is. Where a signal is
+ * all that there is, it is used all the same: else it could be used.
+ */
 static __always_inline bool is_foreign(__u64 file)
 {
 	__u64 cred = (__u64)FIELD(struct file, file, f_cred);
 
-	return FIELD(struct cred, cred, uid.val) !=
-	       TASK(bpf_get_current_task_btf(), real_cred->uid.val);
+	return mechanism != VG_MECHANISM_SIGNAL &&
+	       FIELD(struct cred, cred, uid.val) !=
+		       TASK(bpf_get_current_task_btf(), real_cred->uid.val);
 }
 
 static __always_inline int ask_descriptor(__u64 operations, __u64 file, bool received)
@@ -154,6 +158,33 @@ static __always_inline int ask_both(__u64 operations, __u64 file, __u64 to_opera
 	return answer_with(d, false);
 }
 
+/*
+ * A name is removed. Where the object has others, and this one protected it, somebody has to look
+ * whether another of them does.
+ */
+static __always_inline int ask_removal(__u64 operations, __u64 dentry, __u64 mnt)
+{
+	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
+	bool linked = inodes_protected && inode && FIELD(struct inode, inode, i_nlink) > 1;
+	struct decision *d;
+	bool named;
+	int answer;
+
+	if (linked ? is_agent() : !concerns(operations))
+		return 0;
+	d = claim_decision();
+	if (!d)
+		return -EACCES;
+	begin_decision(d, operations, dentry, mnt);
+	d->set_count = 0;
+	decide(d);
+	named = linked && d->set_count;
+	answer = answer_with(d, false);
+	if (!answer && named)
+		__sync_fetch_and_add(&names_to_check, 1);
+	return answer;
+}
+
 /* The same, of a file whose name is removed: only where it has others. */
 static __always_inline void forget_name(__u64 dentry)
 {
@@ -182,13 +213,18 @@ static __always_inline int keep_names(struct decision *d, __u64 from, __u64 to, 
 	__u64 to_inode = (__u64)FIELD(struct dentry, to, d_inode);
 	int kept;
 
+	d->moves_out = how != NAMING_LINK;
 	kept = keep_protection(d, from, from_inode);
+	d->moves_out = 0;
 	if (how == NAMING_EXCHANGE && FIELD(struct inode, to_inode, i_nlink) > 1)
 		kept &= keep_protection(d, from, to_inode);
 	if (how == NAMING_LINK || FIELD(struct inode, from_inode, i_nlink) > 1)
 		kept &= keep_protection(d, to, from_inode);
-	if (how == NAMING_EXCHANGE)
+	if (how == NAMING_EXCHANGE) {
+		d->moves_out = 1;
 		kept &= keep_protection(d, to, to_inode);
+		d->moves_out = 0;
+	}
 	return kept;
 }
 
@@ -203,7 +239,7 @@ static __always_inline int decide_naming(struct decision *d, int how)
 	__u64 from = d->dentry, to = d->to;
 	__u64 from_inode = (__u64)FIELD(struct dentry, from, d_inode);
 	__u64 to_inode = (__u64)FIELD(struct dentry, to, d_inode);
-	__u32 count, first, next = next_version;
+	__u32 count, to_sets, first, next = next_version;
 	int kept = 1;
 
 	__sync_fetch_and_add(&names_changed, 1);
@@ -217,6 +253,7 @@ static __always_inline int decide_naming(struct decision *d, int how)
 	d->to = from;
 	d->set_count = 0;
 	decide(d);
+	to_sets = d->set_count;
 	/* Nothing is gained where all of its names are protected alike. */
 	if (count == 1 && d->set_count == 1 && d->sets[0] == first && how != NAMING_EXCHANGE &&
 	    FIELD(struct inode, from_inode, i_nlink) == 1)
@@ -226,6 +263,11 @@ static __always_inline int decide_naming(struct decision *d, int how)
 	if (how == NAMING_EXCHANGE && is_directory(to_inode))
 		decide_move(d);
 	if (d->rule == ~0u || !d->enforce) {
+		/* What stood there goes, or what lies in a directory gets protected names. */
+		if (to_sets && how != NAMING_LINK &&
+		    (is_directory(from_inode) || is_directory(to_inode) ||
+		     (to_inode && FIELD(struct inode, to_inode, i_nlink) > 1)))
+			__sync_fetch_and_add(&names_to_check, 1);
 		if (count)
 			kept = keep_names(d, from, to, how);
 		if (next) {

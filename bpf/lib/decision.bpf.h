@@ -31,6 +31,8 @@ __u32 generation = 1;  /* raised when protected inodes, mount points or link cou
 __u32 hook_canary = 0; /* the agent's own opens, as the hooks see them */
 __u32 inodes_protected = 0; /* there are protected inodes at all */
 volatile __u32 next_version = 0; /* of the policy, while it is being prepared; 0: none is */
+__u64 names_to_check = 0; /* a protected name of a file with others went, or a tree came in */
+__u64 inodes_freed = 0;     /* protected ones, which are gone from the map */
 __u64 names_changed = 0;    /* links and renames that were asked for: what a scan can miss */
 __u64 forks_noted_since = ~0ull; /* CLOCK_BOOTTIME; a process started later has an ancestry */
 
@@ -89,6 +91,9 @@ struct decision {
 	__u8 source;      /* VG_MATCHED_*: of the name that is being looked for, or considered */
 	__u8 matched_by;  /* of the deciding one */
 	__u8 cause;       /* VG_UNKNOWN_*: of a refusal that is no rule's */
+	__u8 by_name_only; /* identify does not look at protected inodes */
+	__u8 moves_out;   /* what is protected now keeps that without a protected name */
+	__u8 pad8[6];
 	__u32 unknown;    /* VG_UNKNOWN_*: why not all names of the object are known; 0: they are */
 	__u32 may_hold;   /* a clause was taken to apply because the requester is not known */
 	__u32 set_count;  /* of the object: match sets of all its names */
@@ -265,6 +270,8 @@ static __always_inline void begin_decision(struct decision *d, __u64 operations,
 	d->known = 0;
 	d->enforce = 0;
 	d->no_kill = 0;
+	d->by_name_only = 0;
+	d->moves_out = 0;
 	d->unknown = 0;
 	d->may_hold = 0;
 	d->cause = 0;

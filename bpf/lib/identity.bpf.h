@@ -422,7 +422,7 @@ __noinline int identify(struct decision *d)
 		    d->view.kind != HOST_ONE && d->view.kind != HOST_SEVERAL)
 			d->unknown = VG_UNKNOWN_DISCONNECTED;
 	}
-	if (inodes_protected)
+	if (inodes_protected && !d->by_name_only)
 		add_inode(d);
 	if (!d->set_count && !d->unknown && steady)
 		remember_unprotected(d);

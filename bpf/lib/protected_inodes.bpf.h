@@ -33,7 +33,7 @@ static __always_inline bool put_slot(volatile struct vg_protection *protection, 
 }
 
 /* False: there is no room, for another inode or for another set of this one. */
-__noinline int protect_inode(const struct vg_inode_key *key, __u32 version, __u32 set)
+__noinline int protect_inode(const struct vg_inode_key *key, __u32 version, __u32 set, __u32 flags)
 {
 	volatile struct vg_protection *protection;
 	struct vg_protection fresh = {};
@@ -43,12 +43,17 @@ __noinline int protect_inode(const struct vg_inode_key *key, __u32 version, __u3
 		return 0;
 	at = *key; /* on the stack: before 6.2 a key must be */
 	fresh.by[version & 1][0] = VG_VERSIONED_SET(version, set);
+	fresh.flags = flags;
 	forget_unprotected();
 	inodes_protected = 1;
 	if (!bpf_map_update_elem(&protected_inodes, &at, &fresh, BPF_NOEXIST))
 		return 1;
 	protection = bpf_map_lookup_elem(&protected_inodes, &at);
-	return protection && put_slot(protection, version, set);
+	if (!protection)
+		return 0;
+	if (flags)
+		protection->flags = flags;
+	return put_slot(protection, version, set);
 }
 
 /*
@@ -72,7 +77,8 @@ __noinline int protect_by_sets(struct decision *d)
 		if (i >= d->set_count)
 			break;
 		range = table_at(t, t->ranges_at + d->sets[i] * sizeof(*range), sizeof(*range));
-		if (range->count && !protect_inode(&key, d->walk.version, d->sets[i])) {
+		if (range->count && !protect_inode(&key, d->walk.version, d->sets[i],
+						    d->moves_out ? VG_PROTECTION_MOVED : 0)) {
 			COUNT(protected_inodes_full);
 			return 0;
 		}

@@ -544,6 +544,11 @@ util::Result<void> Pipeline::loop() {
       timeout = timeout < 0 ? milliseconds_until(alive_due_ns_) : std::min(timeout, milliseconds_until(alive_due_ns_));
     }
     const int mounts = enforcer() != nullptr ? enforcer()->mounts_fd() : -1;
+    if (enforcer() != nullptr) {
+      enforcer()->look_after();
+      constexpr int kLookAfterMs = 1000;
+      timeout = timeout < 0 ? kLookAfterMs : std::min(timeout, kLookAfterMs);
+    }
     if (state_) {
       state_->beat();
       constexpr int kBeatMs = static_cast<int>(guard::State::kBeatNs / 1'000'000);

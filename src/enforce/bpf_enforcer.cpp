@@ -110,7 +110,8 @@ util::Result<void> BpfEnforcer::load(const policy::Enforcement& tables, const se
   operations_ = tables.operations;
   forks_ = (tables.kinds >> VG_WHO_ANCESTOR & 1) != 0 || (before != nullptr && before->ancestries >= 0);
   choose_programs(*skeleton, facts);
-  for (bpf_program* tool : {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.protect, skeleton->progs.try_rule}) {
+  for (bpf_program* tool :
+       {skeleton->progs.who_enforces, skeleton->progs.look, skeleton->progs.protect, skeleton->progs.protect_named, skeleton->progs.try_rule}) {
     bpf_program__set_autoload(tool, true);
   }
   auto& knobs = *skeleton->rodata;
@@ -285,6 +286,7 @@ util::Result<std::unique_ptr<Enforcer>> BpfEnforcer::open(Mechanism mechanism, c
 }
 
 util::Result<void> BpfEnforcer::replace(const policy::Policy& policy, const policy::Compiled& compiled, const policy::Enforcement& tables) {
+  check_.reset();
   auto notes = std::move(notes_);
   if (auto ok = check(policy); !ok) {
     notes_ = std::move(notes);
@@ -372,23 +374,26 @@ void BpfEnforcer::register_state(guard::KernelState& state) {
   }
   images_[version_ & 1].register_at(state, "enforce/tables", "tables enforce", object_.map_fd("tables"), version_ & 1);
   state.add_entries("enforce/mount_points", known_mount_points_, mount_point_entries_);
-  // A program fills slots of the version in force, and removes inodes that are gone.
-  state.add_entries("enforce/protected_inodes", known_protected_, protected_entries_, [version = version_](const std::byte* was, const std::byte* is) {
-    if (is == nullptr) {
-      return true;
-    }
-    vg_protection before{};
-    vg_protection now{};
-    std::memcpy(&before, was, sizeof before);
-    std::memcpy(&now, is, sizeof now);
-    for (std::size_t i = 0; i < VG_PROTECTION_SETS; ++i) {
-      const bool filled = before.by[version & 1][i] >> 32 != version && now.by[version & 1][i] >> 32 == version;
-      if (before.by[~version & 1][i] != now.by[~version & 1][i] || (before.by[version & 1][i] != now.by[version & 1][i] && !filled)) {
-        return false;
-      }
-    }
-    return true;
-  });
+  // A program fills slots of the version in force, and removes inodes that are gone, which it counts.
+  const std::uint64_t freed = std::atomic_ref(bss().inodes_freed).load();
+  const auto removals = std::make_shared<std::uint64_t>(freed - std::exchange(freed_seen_, freed));
+  state.add_entries("enforce/protected_inodes", known_protected_, protected_entries_,
+                    [version = version_, removals](const std::byte* was, const std::byte* is) {
+                      if (is == nullptr) {
+                        return *removals > 0 && (*removals)-- > 0;
+                      }
+                      vg_protection before{};
+                      vg_protection now{};
+                      std::memcpy(&before, was, sizeof before);
+                      std::memcpy(&now, is, sizeof now);
+                      for (std::size_t i = 0; i < VG_PROTECTION_SETS; ++i) {
+                        const bool filled = before.by[version & 1][i] >> 32 != version && now.by[version & 1][i] >> 32 == version;
+                        if (before.by[~version & 1][i] != now.by[~version & 1][i] || (before.by[version & 1][i] != now.by[version & 1][i] && !filled)) {
+                          return false;
+                        }
+                      }
+                      return true;
+                    });
 }
 
 void BpfEnforcer::state_restored() { std::atomic_ref(data().generation).fetch_add(1); }
@@ -603,6 +608,7 @@ void BpfEnforcer::unpin() {
 }
 
 void BpfEnforcer::cease() {
+  check_.reset();
   unpin();
   links_.clear();
   probes_.clear();

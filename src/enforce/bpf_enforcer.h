@@ -17,6 +17,7 @@
 #include "enforce_probe.skel.h"
 #include "enforce/enforcer.h"
 #include "enforce/hooks.h"
+#include "enforce/link_check.h"
 #include "sensor/attach.h"
 #include "sensor/call_functions.h"
 #include "sensor/grace.h"
@@ -52,6 +53,7 @@ class BpfEnforcer final : public Enforcer {
   util::Result<void> take_over(const Counts& before, const policy::Policy& policy, const policy::Enforcement& tables) override;
   [[nodiscard]] int refusals() const override;
   [[nodiscard]] int worker_refusals() const override;
+  void look_after() override;
   void mounts_changed() override { remember_mount_points(); }
   [[nodiscard]] Counts counts() const override;
   [[nodiscard]] std::uint64_t table_bytes() const override { return 2 * table_size_; }
@@ -82,6 +84,8 @@ class BpfEnforcer final : public Enforcer {
   // bpf_objects.cpp
   std::optional<vg_look> look(const std::string& path);
   std::optional<vg_look> look(int fd);
+  [[nodiscard]] std::optional<InodeKey> protect_named(int fd) const;
+  void end_protection(const std::set<InodeKey>& named);
   [[nodiscard]] bool can_protect(const std::string& point) const;
   void remember_mount_points();
   void note_protected();
@@ -115,6 +119,8 @@ class BpfEnforcer final : public Enforcer {
   std::vector<std::string> starts_;         // directories that protected paths lie in
   std::set<std::string> globs_;             // whose files were looked at for other names
   std::vector<std::uint32_t> translation_;  // from the version before into this one
+  std::uint64_t checked_ = 0;               // names_to_check, as of the last check that was begun
+  std::unique_ptr<LinkCheck> check_;        // the last member: it uses the others
 
   // What others could write to, as it is known to be (register_state).
   std::array<sensor::Image, 2> images_;  // of both versions of the tables
@@ -124,6 +130,7 @@ class BpfEnforcer final : public Enforcer {
   sensor::HashEntries mount_point_entries_;
   std::uint64_t decided_ = 0;
   std::uint64_t forks_noted_since_ = 0;
+  std::uint64_t freed_seen_ = 0;
   std::uint32_t tgid_ = 0;
   std::uint64_t start_ = 0;
   std::uint32_t generation_seen_ = 0;

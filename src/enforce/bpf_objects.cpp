@@ -188,4 +188,61 @@ void BpfEnforcer::find_links(const policy::Policy& policy, const policy::Enforce
   }
 }
 
+std::optional<InodeKey> BpfEnforcer::protect_named(int fd) const {
+  vg_protect_named request{};
+  request.fd = fd;
+  LIBBPF_OPTS(bpf_test_run_opts, run);
+  run.ctx_in = &request;
+  run.ctx_size_in = sizeof request;
+  if (bpf_prog_test_run_opts(object_.program_fd("protect_named"), &run) != 0 || run.retval != 0 || request.sets == 0) {
+    return std::nullopt;
+  }
+  return key_of(request.object);
+}
+
+// Of those that have no protected name any more, and were not moved out of one.
+void BpfEnforcer::end_protection(const std::set<InodeKey>& named) {
+  const int fd = object_.map_fd("protected_inodes");
+  std::vector<vg_inode_key> gone;
+  vg_inode_key object{};
+  vg_inode_key next{};
+  const vg_inode_key* previous = nullptr;
+  while (bpf_map_get_next_key(fd, previous, &next) == 0) {
+    object = next;
+    previous = &object;
+    vg_protection protection{};
+    if (!named.contains(key_of(object)) && bpf_map_lookup_elem(fd, &object, &protection) == 0 && (protection.flags & VG_PROTECTION_MOVED) == 0) {
+      gone.push_back(object);
+    }
+  }
+  for (const vg_inode_key& one : gone) {
+    (void)bpf_map_delete_elem(fd, &one);
+  }
+  if (!gone.empty()) {
+    std::atomic_ref(data().generation).fetch_add(1);
+    note_protected();
+  }
+}
+
+void BpfEnforcer::look_after() {
+  if (!in_force_) {
+    return;
+  }
+  if (check_ && check_->done()) {
+    const bool complete = check_->is_complete();
+    if (complete) {
+      end_protection(check_->named());
+    }
+    // A link that was made just now, of a file whose protection just ended.
+    if (complete && !check_->is_complete()) {
+      --checked_;
+    }
+    check_.reset();
+  }
+  if (const std::uint64_t names = std::atomic_ref(bss().names_to_check).load(); !check_ && names != checked_) {
+    checked_ = names;
+    check_ = std::make_unique<LinkCheck>(starts_, [this] { return std::atomic_ref(bss().names_changed).load(); }, [this](int fd) { return protect_named(fd); });
+  }
+}
+
 }  // namespace vfsguard::enforce

@@ -123,6 +123,8 @@ class Enforcer {
   // Readable (POLLPRI) when something was mounted or unmounted here; then call mounts_changed().
   [[nodiscard]] int mounts_fd() const { return mountinfo_.get(); }
   virtual void mounts_changed() = 0;
+  // To be called each second or so: looks, in a thread, whether files are still protected whose protected names went.
+  virtual void look_after() {}
 
   [[nodiscard]] virtual Counts counts() const = 0;
   [[nodiscard]] virtual std::uint64_t table_bytes() const = 0;

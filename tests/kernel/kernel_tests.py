@@ -1088,12 +1088,22 @@ def test_links_made_while_a_policy_starts(d):
                 except OSError:
                     pass
             n += 1
-            time.sleep(0.02)
+            time.sleep(0.1)
+
+    reads = """if True:
+        import os, sys
+        for name in os.listdir(sys.argv[1]):
+            if name.startswith(sys.argv[2]):
+                try:
+                    open(os.path.join(sys.argv[1], name)).read()
+                    print("read", name)
+                except PermissionError:
+                    print("refused")
+    """
 
     def check_all(directory):
-        names = [name for name in os.listdir(f"{d}/out") if name.startswith(directory)]
-        refused = run_as(["sh", "-c", f"cd {d}/out && for f in {directory}-*; do head -c1 $f 2> /dev/null; done; true"], uid=1234).stdout
-        check(names and not refused, f"{len(refused)} of {len(names)} links of {directory} were read")
+        said = run_as(["/usr/bin/python3", "-c", reads, f"{d}/out", directory], uid=1234).stdout.decode()
+        check("refused" in said and "read" not in said, f"links of {directory}: {said.count('read')} read, {said.count('refused')} refused")
 
     linker = os.fork()
     if linker == 0:
@@ -1114,6 +1124,44 @@ def test_links_made_while_a_policy_starts(d):
     finally:
         os.kill(linker, signal.SIGKILL)
         os.waitpid(linker, 0)
+    t.stop()
+
+
+def test_protection_by_inode_ends_with_the_last_protected_name(d):
+    """Other hard links are protected for as long as a protected name is there, however that came to be; what was moved out stays so."""
+    for name in ("keys", "out", "coming"):
+        os.mkdir(f"{d}/{name}")
+        os.chmod(f"{d}/{name}", 0o777)
+    for name in ("keys/older", "keys/moved", "keys/twice", "coming/with"):
+        touch(f"{d}/{name}", 0o666)
+    os.link(f"{d}/keys/older", f"{d}/out/older")
+    os.link(f"{d}/keys/twice", f"{d}/keys/again")
+    os.link(f"{d}/keys/twice", f"{d}/out/twice")
+    os.link(f"{d}/coming/with", f"{d}/out/with")
+    t = enforcing(d, f"""
+  - {{ name: keys, paths: ["{d}/keys/**"], operations: open, unless: {{ uid: 0 }}, action: deny }}
+""")
+
+    def is_read(name, wanted):
+        for _ in range(100):
+            if (cat(f"{d}/out/{name}").returncode == 0) == wanted:
+                return True
+            time.sleep(0.1)
+        return False
+
+    touch(f"{d}/keys/younger", 0o666)
+    os.link(f"{d}/keys/younger", f"{d}/out/younger")
+    os.rename(f"{d}/keys/moved", f"{d}/out/moved")
+    for name in ("older", "younger", "twice", "moved"):
+        check(is_read(name, False), f"{name} is read by its other name")
+    for name in ("older", "younger", "twice"):
+        os.unlink(f"{d}/keys/{name}")
+    check(is_read("older", True) and is_read("younger", True), "without a protected name it is still refused")
+    check(is_read("moved", False) and cat(f"{d}/out/moved").returncode == 1, "what was moved out stays protected")
+    check(cat(f"{d}/out/twice").returncode == 1, "one of its protected names is there still")
+    check(is_read("with", True), "no rule is about it")
+    os.rename(f"{d}/coming", f"{d}/keys/came")
+    check(is_read("with", False), "it came in with a directory, and is read by its other name")
     t.stop()
 
 
@@ -1383,7 +1431,9 @@ def test_model_random(d):
         raise Skipped("carried out by LSM, whatever records")
     seconds = float(os.environ.get("VFSGUARD_MODEL_SECONDS", "30"))
     fixed = "VFSGUARD_MODEL_SEED" in os.environ
-    seeds = [int(os.environ["VFSGUARD_MODEL_SEED"])] if fixed else [1, random.SystemRandom().randrange(1, 1 << 32)]
+    seeds = [int(os.environ["VFSGUARD_MODEL_SEED"])] if fixed else [1]
+    if not fixed and seconds > 30:
+        seeds.append(random.SystemRandom().randrange(1, 1 << 32))
     names = os.environ.get("VFSGUARD_MODEL_FS", "ext4").split(",") if SCRATCH else ["host"]
     roots = {fs: tempfile.mkdtemp(prefix="vfsguard-test.", dir=os.path.join(SCRATCH, fs) if SCRATCH else d) for fs in names}
     try:
@@ -1409,7 +1459,8 @@ rules:
         for fs, root in roots.items():
             for seed in seeds:
                 print(f"        model: {fs}, seed {seed}, {share} s", flush=True)
-                out = subprocess.run([program("model"), f"{root}/tree", "--seed", str(seed), "--seconds", str(share)], stdout=subprocess.PIPE,
+                # What lies in a directory that root moves in is looked for some time later (docs/limitations.md).
+                out = subprocess.run([program("model"), f"{root}/tree", "--moves-in", "files", "--seed", str(seed), "--seconds", str(share)], stdout=subprocess.PIPE,
                                      stderr=subprocess.STDOUT, timeout=share + PATIENCE * 4)
                 check(out.returncode == 0, f"{fs}: {out.stdout.decode()}")
                 summary = re.search(r"episodes=(\d+) steps=\d+ done=(\d+) refused=(\d+) failures=0", out.stdout.decode())
@@ -2473,7 +2524,7 @@ def scratch_of_ways(d):
         subprocess.run(["mount", "-t", "tmpfs", "none", f"{d}/tmpfs"], check=True)
         return {"tmpfs": f"{d}/tmpfs"}, [f"{d}/tmpfs"]
     roots, mounted = {}, []
-    for fs in os.environ.get("VFSGUARD_WAYS_FS", "ext4,tmpfs,overlay").split(","):
+    for fs in os.environ.get("VFSGUARD_WAYS_FS", "ext4,overlay").split(","):
         where = os.path.join(SCRATCH, fs)
         if fs not in ("ext4", "tmpfs", "overlay"):
             where = os.path.join(SCRATCH, f"ways-{fs}")
@@ -3396,7 +3447,7 @@ def changed(t, what, by=None):
 
 
 def once_test_what_root_writes_to_the_kernel_side_is_restored(d):
-    """Words, marks, homes, tables, and who the agent is: written by another process, by bpf(2). Each is on record with who it was, and enforcement is back."""
+    """Words, protected inodes, mount points, tables, and who the agent is: written by another process, by bpf(2). Each is on record with who it was, and enforcement is back."""
     for name in ("keys", "open"):
         os.mkdir(f"{d}/{name}")
     touch(f"{d}/keys/a")
@@ -3423,10 +3474,10 @@ def once_test_what_root_writes_to_the_kernel_side_is_restored(d):
             return n
         n = restored("word enforce/decided_operations", "word", "enforce_.bss", offset_of("decided_operations"), 8, 0)
         check(n["found"] == "0" and n["expected"] != "0", n)
-        n = restored("entries enforce/labels", "empty", "labels")
+        n = restored("entries enforce/protected_inodes", "empty", "protected_inode")
         check(" gone, 0 changed, 0 added" in n["found"], n)
-        n = restored("entries enforce/homes", "empty", "homes")
-        check(int(tamper(t, "count", "homes")[1]) >= int(n["found"].split()[0]) > 0, n)
+        n = restored("entries enforce/mount_points", "empty", "mount_points")
+        check(int(tamper(t, "count", "mount_points")[1]) >= int(n["found"].split()[0]) > 0, n)
         restored("tables enforce", "flip", "tables")
         restored("word enforce/policy_version", "word", "enforce_.data", offset_of("policy_version"), 4, 7)
         # The agent is whom nothing is refused to.
@@ -3435,7 +3486,7 @@ def once_test_what_root_writes_to_the_kernel_side_is_restored(d):
         # What says which maps are watched.
         restored("entries guard/guarded", "empty", "guarded")
         opened = [n for n in t.notices() if n["operation"] == "bpf_access"]
-        check(any("map enforce/labels" in n.get("objects", []) and n["may_write"] and n["by_comm"].startswith("python3") for n in opened), opened)
+        check(any("map enforce/protected_inodes" in n.get("objects", []) and n["may_write"] and n["by_comm"].startswith("python3") for n in opened), opened)
         # A descriptor that is kept: what is written later is found within a second.
         keeps = subprocess.Popen([PYTHON, "-c", TAMPER.replace('if action == "word":', 'if action == "word":\n    time.sleep(3)'), str(t.process.pid), "word", "enforce_.bss",
                                   str(offset_of("decided_operations")), "8", "0", "60"])

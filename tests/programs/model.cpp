@@ -1045,8 +1045,9 @@ class Episode {
         }
         break;
       case RootOp::kUnlink:
+        // With the last protected name the protection of the others ends, some time later.
         note_ = " " + in_text;
-        result = in < 0 ? -1 : unlinkat(in, inside.c_str(), 0);
+        result = in < 0 || has_other_names(in, inside) ? -1 : unlinkat(in, inside.c_str(), 0);
         break;
       case RootOp::kRename: {
         const int to = directory_at(open_directory(s.c));
