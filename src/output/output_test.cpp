@@ -128,6 +128,27 @@ TEST(Json, WhatACallAsksForHasItsOwnField) {
   EXPECT_NE(out.find("\"rdev\":\"1110:74616\""), std::string::npos) << out;
 }
 
+TEST(Json, ARefusalSaysByWhichNameAndWhatWasNotKnown) {
+  event::Operation operation = sample();
+  vg_event& e = operation.raw;
+  e.retval = -EACCES;
+  e.verdict = VG_VERDICT_DENY;
+  e.mechanism = VG_MECHANISM_LSM;
+  operation.verdict = "deny";
+  e.matched_by = VG_MATCHED_HOST_PATH;
+  EXPECT_NE(json_of(operation).find("\"mechanism\":\"lsm\",\"matched_by\":\"host_path\""), std::string::npos);
+  e.matched_by = VG_MATCHED_NONE;
+  e.cause = VG_UNKNOWN_AMBIGUOUS_NAME;
+  e.path_flags |= VG_PATH_AMBIGUOUS;
+  const std::string out = json_of(operation);
+  EXPECT_NE(out.find("\"cause\":\"ambiguous_name\""), std::string::npos) << out;
+  EXPECT_NE(out.find("\"ambiguous\""), std::string::npos) << out;
+  EXPECT_EQ(out.find("matched_by"), std::string::npos) << out;
+  for (unsigned cause = VG_UNKNOWN_NONE + 1; cause < VG_UNKNOWN_COUNT; ++cause) {
+    EXPECT_FALSE(event::cause_name(cause).empty()) << cause;
+  }
+}
+
 TEST(Json, AnyBytesComeBackFromIt) {
   std::mt19937 rng(1);
   simdjson::dom::parser parser;

@@ -86,6 +86,9 @@ void TextFormatter::append(const event::Operation& operation, std::string& out) 
     out += ')';
     out += colour_ ? kReset : "";
   }
+  if (const std::string_view cause = event::cause_name(e.cause); e.verdict != VG_VERDICT_NONE && !cause.empty()) {
+    fmt::format_to(std::back_inserter(out), "  (refused, not known: {})", cause);
+  }
   out += '\n';
   if (operation.detected) {
     tell(operation.detected->severity, operation.detected->rules.front(), operation.detected->message, out);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a checked policy to the tables by which the kernel decides (bpf/abi/control.h, bpf/lib/judge.bpf.h): the rules that deny or kill, with
+// From a checked policy to the tables by which the kernel decides (bpf/abi/control.h, bpf/lib/rules.bpf.h): the rules that deny or kill, with
 // everything that they ask of the subject, and the directories that protected paths lead through.
 //
 // A decision costs a walk of the object's path and what the rules about that path ask; how many other rules there are does not matter.

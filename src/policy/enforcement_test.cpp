@@ -11,7 +11,7 @@
 namespace vfsguard::policy {
 namespace {
 
-// Decides by the tables as bpf/lib/judge.bpf.h does, section by section: what the kernel side would make of them.
+// Decides by the tables as bpf/lib/rules.bpf.h does, section by section: what the kernel side would make of them.
 class TableReader {
  public:
   explicit TableReader(const std::vector<std::byte>& tables) : tables_(tables) { std::memcpy(&head_, tables.data(), sizeof head_); }

@@ -99,6 +99,22 @@ rules:
   EXPECT_TRUE(enforces(*policy));
 }
 
+TEST(Policy, WhatWasRefusedBecauseItIsNotKnownIsNoRulesMatch) {
+  const auto policy = parse("p", "version: 1\nrules:\n  - { name: keys, paths: /srv/keys/**, operations: open, action: kill }\n");
+  ASSERT_TRUE(policy) << policy.error().message;
+  const auto compiled = compile_policy(*policy);
+  ASSERT_TRUE(compiled);
+  event::Operation operation;
+  operation.raw.operation = VG_OP_OPEN;
+  operation.raw.verdict = VG_VERDICT_DENY;
+  operation.raw.cause = VG_UNKNOWN_DISCONNECTED;
+  operation.raw.rule = ~0u;
+  EXPECT_TRUE(attribute(*policy, *compiled, operation));
+  EXPECT_EQ(operation.verdict, "deny");
+  EXPECT_EQ(operation.severity, "high");
+  EXPECT_TRUE(operation.policies.empty());
+}
+
 TEST(Policy, ASecretIsStoppedByItsLevelAndRecordedForWhoMay) {
   const auto policy = parse("p",
                             "version: 1\nsecrets:\n"
