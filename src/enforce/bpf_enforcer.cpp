@@ -380,7 +380,9 @@ void BpfEnforcer::register_state(guard::KernelState& state) {
   state.add_entries("enforce/protected_inodes", known_protected_, protected_entries_,
                     [version = version_, removals](const std::byte* was, const std::byte* is) {
                       if (is == nullptr) {
-                        return *removals > 0 && (*removals)-- > 0;
+                        const bool expected = *removals > 0;
+                        *removals -= expected ? 1 : 0;
+                        return expected;
                       }
                       vg_protection before{};
                       vg_protection now{};

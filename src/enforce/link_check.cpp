@@ -35,8 +35,6 @@ void LinkCheck::run(const std::vector<std::string>& starts, const Protect& prote
   done_.store(true);
 }
 
-bool LinkCheck::is_complete() const {
-  return report_.stable && !report_.gave_up && report_.unread_total == 0 && changes_() == seen_;
-}
+bool LinkCheck::is_complete() const { return report_.stable && !report_.gave_up && report_.unread_total == 0 && changes_() == seen_; }
 
 }  // namespace vfsguard::enforce
