@@ -299,8 +299,6 @@ static __always_inline __u64 operations_at(__u32 where, __u64 mode)
 		return DO(SYMLINK);
 	case VG_AT_INODE_MKNOD:
 		return node_operations(mode);
-	case VG_AT_INODE_UNLINK:
-		return DO(UNLINK);
 	case VG_AT_INODE_RMDIR:
 		return DO(RMDIR);
 	}
@@ -392,14 +390,20 @@ int BPF_KPROBE(enforce_at, __u64 a, __u64 b, __u64 c, __u64 d, __u64 e)
 	case VG_AT_INODE_MKDIR:
 	case VG_AT_INODE_SYMLINK:
 	case VG_AT_INODE_MKNOD: /* dir, dentry, mode */
-	case VG_AT_INODE_UNLINK:
 	case VG_AT_INODE_RMDIR:
 		if (!acts_for_another())
 			return 0;
-		forget_unprotected();
 		dentry = b;
 		operations = operations_at(bpf_get_attach_cookie(ctx), c);
+		if (operations & DO(RMDIR))
+			forget_unprotected();
 		break;
+	case VG_AT_INODE_UNLINK: /* dir, dentry */
+		if (!acts_for_another())
+			return 0;
+		forget_name(b);
+		ask_removal(DO(UNLINK), b, 0);
+		return 0;
 	case VG_AT_INODE_LINK: /* old, dir, dentry */
 		if (!acts_for_another())
 			return 0;
@@ -849,7 +853,6 @@ int protect_named(struct vg_protect_named *request)
 		return 1;
 	begin_decision(d, 0, file_dentry_of(file), file_mount_of(file));
 	d->by_name_only = 1;
-	d->set_count = 0;
 	d->inode = (__u64)FIELD(struct dentry, d->dentry, d_inode);
 	read_key(&key, d->inode);
 	request->object = key;

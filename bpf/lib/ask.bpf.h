@@ -176,7 +176,6 @@ static __always_inline int ask_removal(__u64 operations, __u64 dentry, __u64 mnt
 	if (!d)
 		return -EACCES;
 	begin_decision(d, operations, dentry, mnt);
-	d->set_count = 0;
 	decide(d);
 	named = linked && d->set_count;
 	answer = answer_with(d, false);
@@ -201,7 +200,6 @@ static __always_inline int keep_protection(struct decision *d, __u64 named, __u6
 {
 	d->inode = inode;
 	d->dentry = named;
-	d->set_count = 0;
 	identify(d);
 	return protect_by_sets(d);
 }
@@ -243,7 +241,6 @@ static __always_inline int decide_naming(struct decision *d, int how)
 	int kept = 1;
 
 	__sync_fetch_and_add(&names_changed, 1);
-	d->set_count = 0;
 	decide(d);
 	count = d->set_count;
 	first = d->sets[0];
@@ -251,7 +248,6 @@ static __always_inline int decide_naming(struct decision *d, int how)
 		decide_move(d);
 	d->dentry = to;
 	d->to = from;
-	d->set_count = 0;
 	decide(d);
 	to_sets = d->set_count;
 	/* Nothing is gained where all of its names are protected alike. */

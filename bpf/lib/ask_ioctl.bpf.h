@@ -163,7 +163,6 @@ static __always_inline int ask_ioctl(__u64 file, __u32 request)
 	struct candidates *c = NULL;
 	__u64 mnt, dentry;
 	struct decision *d;
-	int answer;
 
 	if (!effects || is_agent())
 		return 0;
@@ -190,8 +189,7 @@ static __always_inline int ask_ioctl(__u64 file, __u32 request)
 	decide_ioctl(d, c, effects);
 	if (c)
 		__sync_lock_test_and_set(&c->taken, 0);
-	answer = answer_with(d, false);
-	return answer;
+	return answer_with(d, false);
 }
 
 #endif

@@ -36,6 +36,13 @@ __u64 inodes_freed = 0;     /* protected ones, which are gone from the map */
 __u64 names_changed = 0;    /* links and renames that were asked for: what a scan can miss */
 __u64 forks_noted_since = ~0ull; /* CLOCK_BOOTTIME; a process started later has an ancestry */
 
+/* What names depend on: as long as nothing of it changed, what was found out is still right. */
+struct epoch {
+	__u32 renames;
+	__u32 mounts;
+	__u32 generation;
+};
+
 /*
  * Objects that no rule is about. The address of a dentry names one object only for as long as it
  * lives, so beside it stands what tells the next one at that address from it. A slot is written
@@ -48,9 +55,7 @@ struct unprotected {
 	__u64 name; /* qstr.hash_len */
 	__u64 ino;
 	__u32 inode_generation;
-	__u32 renames;
-	__u32 mounts;
-	__u32 generation;
+	struct epoch epoch;
 	__u64 check;
 };
 
@@ -58,9 +63,7 @@ struct unprotected {
 struct host_view {
 	__u64 sb;
 	__u64 only;       /* HOST_ONE: that mount */
-	__u32 renames;
-	__u32 mounts;
-	__u32 generation;
+	struct epoch epoch;
 	__u32 kind;       /* HOST_* */
 	__u64 check;
 };
@@ -99,8 +102,7 @@ struct decision {
 	__u32 set_count;  /* of the object: match sets of all its names */
 	__u32 sets[SETS_MAX];
 	__u8 sources[SETS_MAX];
-	__u32 caller_known; /* a path in the caller's mounts */
-	__u32 host_known;   /* a path in the agent's mounts, or that there is none */
+	__u32 path_known; /* in the caller's mounts or the agent's, or that there is none */
 	__u32 known;      /* bit per VG_WHO_*: looked up already */
 	__u32 uid[2];     /* by whose rights it acts now (an overlay acts by its mounter's, */
 	__u32 gid[2];     /* io_uring by a personality's), and whose task it is */
@@ -111,7 +113,6 @@ struct decision {
 	__u32 above;      /* ancestors */
 	__u32 above_cut;  /* there are more, which are not known */
 	__u32 ancestors[2][VG_ANCESTORS_MAX];
-	__u32 pad;
 	__u64 cursor;
 	struct mount_cursor mounts;
 	struct host_view view;
@@ -203,12 +204,6 @@ static __always_inline struct vg_enforcement *my_enforcement(void)
 			__sync_fetch_and_add(&e_->member, 1);            \
 	})
 
-struct epoch {
-	__u32 renames;
-	__u32 mounts;
-	__u32 generation;
-};
-
 /* False where nothing may be remembered now. */
 static __always_inline bool take_epoch(struct epoch *e, __u32 version)
 {
@@ -221,6 +216,19 @@ static __always_inline bool take_epoch(struct epoch *e, __u32 version)
 	if (&mount_lock)
 		e->mounts = FIELD(struct seqcount, &mount_lock, sequence);
 	return !((e->renames | e->mounts) & 1);
+}
+
+static __always_inline bool is_same_epoch(const struct epoch *a, const struct epoch *b)
+{
+	return a->renames == b->renames && a->mounts == b->mounts &&
+	       a->generation == b->generation;
+}
+
+static __always_inline bool is_epoch_now(const struct epoch *then, __u32 version)
+{
+	struct epoch now;
+
+	return take_epoch(&now, version) && is_same_epoch(&now, then);
 }
 
 static __always_inline const struct vg_tables *tables_for(const struct decision *d)

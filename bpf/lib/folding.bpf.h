@@ -6,7 +6,7 @@
  * set of states instead of one.
  *
  * Where even that cannot tell (a short name of vfat, a letter that folds to something else than its
- * other case, too many states) the name is ambiguous: VG_PATH_AMBIGUOUS.
+ * other case, too many states) the name is ambiguous.
  */
 #ifndef VFSGUARD_FOLDING_BPF_H
 #define VFSGUARD_FOLDING_BPF_H
@@ -171,10 +171,7 @@ static long fold_walk_step(__u32 i, struct fold_walk *m)
 		w->done = 1;
 		return 1;
 	}
-	if (len >= VG_NAME_MAX)
-		len = VG_NAME_MAX - 1;
-	__builtin_memset(m->work->bytes, 0, 8);
-	if (bpf_probe_read_kernel(m->work->bytes, len, (void *)name))
+	if (!read_component(m->work, name, &len))
 		return 1;
 	s.f = m->f;
 	s.tables = m->tables;
@@ -216,8 +213,6 @@ __noinline int walk_match_folding(struct walk *w, struct component *work, struct
 	f->state[0] = w->state;
 	f->ambiguous = 0;
 	bpf_loop(WALK_STEPS, fold_walk_step, &m, 0);
-	if (f->ambiguous)
-		w->flags |= VG_PATH_AMBIGUOUS;
 	return 0;
 }
 

@@ -19,6 +19,16 @@ static __always_inline bool is_ours(__u64 mnt)
 	return is_host_namespace(namespace_of(mnt));
 }
 
+/* All mounts of a file system. Where the list changes under way some may be missed: then that is said. */
+static __always_inline void each_mount(struct decision *d, __u64 sb,
+				       long (*step)(__u32, struct decision **))
+{
+	first_mount(&d->mounts, sb);
+	bpf_loop(MOUNTS_MAX, step, &d, 0);
+	if (!is_last_mount(&d->mounts))
+		d->unknown = VG_UNKNOWN_MOUNTS;
+}
+
 static __always_inline struct host_view *view_slot(__u64 sb)
 {
 	__u32 slot = (sb * 0x9e3779b97f4a7c15ull) >> (64 - HOST_VIEW_BITS);
@@ -30,8 +40,8 @@ static __always_inline __u64 view_check(const struct host_view *v)
 {
 	__u64 mix = v->sb * 0x9e3779b97f4a7c15ull ^ v->only;
 
-	mix = mix * 0xff51afd7ed558ccdull ^ ((__u64)v->renames << 32 | v->mounts);
-	return mix * 0xc4ceb9fe1a85ec53ull ^ ((__u64)v->generation << 32 | v->kind);
+	mix = mix * 0xff51afd7ed558ccdull ^ ((__u64)v->epoch.renames << 32 | v->epoch.mounts);
+	return mix * 0xc4ceb9fe1a85ec53ull ^ ((__u64)v->epoch.generation << 32 | v->kind);
 }
 
 static long view_step(__u32 i, struct decision **of)
@@ -64,15 +74,14 @@ static long view_step(__u32 i, struct decision **of)
 __noinline int find_view(struct decision *d)
 {
 	struct host_view *known;
-	struct epoch e, later;
+	struct epoch e;
 	bool steady;
 
 	if (!d)
 		return 0;
 	steady = take_epoch(&e, d->walk.version);
 	known = view_slot(d->view.sb);
-	if (steady && known && known->sb == d->view.sb && known->renames == e.renames &&
-	    known->mounts == e.mounts && known->generation == e.generation) {
+	if (steady && known && known->sb == d->view.sb && is_same_epoch(&known->epoch, &e)) {
 		__builtin_memcpy(&d->view, known, sizeof(d->view));
 		if (d->view.check == view_check(&d->view) && known->sb == d->view.sb)
 			return 0;
@@ -85,12 +94,9 @@ __noinline int find_view(struct decision *d)
 		d->view.only = 0;
 	else if (!is_last_mount(&d->mounts))
 		d->view.kind = HOST_SEVERAL; /* it changed under way: nothing is left out */
-	if (!steady || !take_epoch(&later, d->walk.version) || later.renames != e.renames ||
-	    later.mounts != e.mounts || later.generation != e.generation || !known)
+	if (!steady || !known || !is_epoch_now(&e, d->walk.version))
 		return 0;
-	d->view.renames = e.renames;
-	d->view.mounts = e.mounts;
-	d->view.generation = e.generation;
+	d->view.epoch = e;
 	d->view.check = view_check(&d->view);
 	known->check = 0;
 	__builtin_memcpy(known, &d->view, sizeof(d->view));

@@ -33,8 +33,9 @@ static __always_inline __u64 unprotected_check(const struct unprotected *f)
 	mix = mix * 0xff51afd7ed558ccdull ^ f->parent;
 	mix = mix * 0xc4ceb9fe1a85ec53ull ^ f->name;
 	mix = mix * 0x9e3779b97f4a7c15ull ^ f->ino;
-	mix = mix * 0xff51afd7ed558ccdull ^ ((__u64)f->inode_generation << 32 | f->generation);
-	return mix * 0xc4ceb9fe1a85ec53ull ^ ((__u64)f->renames << 32 | f->mounts) ^ mix >> 29;
+	mix = mix * 0xff51afd7ed558ccdull ^ ((__u64)f->inode_generation << 32 | f->epoch.generation);
+	return mix * 0xc4ceb9fe1a85ec53ull ^ ((__u64)f->epoch.renames << 32 | f->epoch.mounts) ^
+	       mix >> 29;
 }
 
 /* What would be remembered of it now. False: nothing, names are changing at this moment. */
@@ -42,9 +43,8 @@ static __always_inline bool describe_object(struct unprotected *f, __u64 dentry,
 					    __u32 version)
 {
 	__u64 inode = (__u64)FIELD(struct dentry, dentry, d_inode);
-	struct epoch e;
 
-	if (!inode || !take_epoch(&e, version))
+	if (!inode || !take_epoch(&f->epoch, version))
 		return false;
 	f->dentry = dentry;
 	f->mnt = mnt;
@@ -53,9 +53,6 @@ static __always_inline bool describe_object(struct unprotected *f, __u64 dentry,
 		  (__u64)FIELD(struct dentry, dentry, d_name.len) << 32;
 	f->ino = FIELD(struct inode, inode, i_ino);
 	f->inode_generation = FIELD(struct inode, inode, i_generation);
-	f->renames = e.renames;
-	f->mounts = e.mounts;
-	f->generation = e.generation;
 	f->check = 0;
 	return true;
 }
@@ -66,8 +63,8 @@ static __always_inline bool is_known_unprotected(const struct unprotected *now)
 
 	return f && f->dentry == now->dentry && f->mnt == now->mnt && f->parent == now->parent &&
 	       f->name == now->name && f->ino == now->ino &&
-	       f->inode_generation == now->inode_generation && f->renames == now->renames &&
-	       f->mounts == now->mounts && f->generation == now->generation &&
+	       f->inode_generation == now->inode_generation &&
+	       is_same_epoch(&f->epoch, &now->epoch) &&
 	       f->check == unprotected_check(now);
 }
 
@@ -75,10 +72,8 @@ static __always_inline bool is_known_unprotected(const struct unprotected *now)
 static __always_inline void remember_unprotected(struct decision *d)
 {
 	struct unprotected *f = unprotected_slot(d->now.dentry, d->now.mnt);
-	struct epoch e;
 
-	if (!f || !take_epoch(&e, d->walk.version) || e.renames != d->now.renames ||
-	    e.mounts != d->now.mounts || e.generation != d->now.generation)
+	if (!f || !is_epoch_now(&d->now.epoch, d->walk.version))
 		return;
 	f->check = 0;
 	__builtin_memcpy(f, &d->now, offsetof(struct unprotected, check));
@@ -146,42 +141,36 @@ static __always_inline bool may_fold(__u64 dentry)
 	return FIELD(struct dentry, dentry, d_flags) & DCACHE_OP_COMPARE;
 }
 
-static __always_inline int match_states(struct decision *d, int path)
-{
-	const struct vg_tables *t = tables_for(d);
-
-	if (!t)
-		return path;
-	for (__u32 i = 0; i < FOLD_STATES; i++)
-		if (i < d->folding.count)
-			add_set(d, dfa_accept(t, d->folding.state[i]));
-	if (path == PATH_KNOWN && d->walk.flags & VG_PATH_AMBIGUOUS) {
-		d->unknown = VG_UNKNOWN_AMBIGUOUS_NAME;
-		return PATH_UNKNOWN;
-	}
-	return path;
-}
-
 /* The path by one mount. What it matches is added where the path is known. */
 __noinline int add_path(struct decision *d, __u64 mnt)
 {
 	const struct vg_tables *t = tables_for(d);
+	bool folds;
 	int path;
 
 	if (!t)
 		return PATH_UNKNOWN;
 	walk_begin(&d->walk, bpf_get_current_task_btf(), d->dentry, mnt);
 	d->walk.state = t->path_start;
-	if (may_fold(d->dentry)) {
+	folds = may_fold(d->dentry);
+	if (folds)
 		walk_match_folding(&d->walk, &d->work, &d->folding);
-		path = end_of_walk(d);
-		return path == PATH_NOT_BELOW || path == PATH_DETACHED ? path : match_states(d, path);
-	}
-	walk_match(&d->walk, &d->work);
+	else
+		walk_match(&d->walk, &d->work);
 	path = end_of_walk(d);
-	if (path == PATH_KNOWN)
+	if (path != PATH_KNOWN)
+		return path;
+	if (!folds) {
 		add_set(d, dfa_accept(t, d->walk.state));
-	return path;
+		return path;
+	}
+	for (__u32 i = 0; i < FOLD_STATES; i++)
+		if (i < d->folding.count)
+			add_set(d, dfa_accept(t, d->folding.state[i]));
+	if (!d->folding.ambiguous)
+		return path;
+	d->unknown = VG_UNKNOWN_AMBIGUOUS_NAME;
+	return PATH_UNKNOWN;
 }
 
 static long host_path_step(__u32 i, struct decision **of)
@@ -192,7 +181,7 @@ static long host_path_step(__u32 i, struct decision **of)
 	if (!mnt)
 		return 1;
 	if (mnt != d->mnt && is_ours(mnt) && add_path(d, mnt) == PATH_KNOWN)
-		d->host_known = 1;
+		d->path_known = 1;
 	return 0;
 }
 
@@ -204,7 +193,7 @@ static long caller_path_step(__u32 i, struct decision **of)
 	if (!mnt)
 		return 1;
 	if (namespace_of(mnt) == d->cursor && add_path(d, mnt) == PATH_KNOWN)
-		d->caller_known = 1;
+		d->path_known = 1;
 	return 0;
 }
 
@@ -227,9 +216,7 @@ static long inside_step(__u32 i, struct matching *m)
 	name = (__u64)FIELD(struct dentry, w->dentry, d_name.name);
 	len = FIELD(struct dentry, w->dentry, d_name.len);
 	w->dentry = parent;
-	if (len >= VG_NAME_MAX)
-		len = VG_NAME_MAX - 1;
-	if (bpf_probe_read_kernel(m->work->bytes, len, (void *)name))
+	if (!read_component(m->work, name, &len))
 		return 1;
 	w->state = dfa_step(m->tables, dfa_feed(m->tables, w->state, m->work, len), '/');
 	w->off++;
@@ -284,7 +271,7 @@ __noinline int add_former_path(struct decision *d, __u32 index)
 	}
 	if (!d->walk.ended)
 		return 0; /* it does not lie there */
-	d->host_known = 1;
+	d->path_known = 1;
 	if (at->len)
 		lexical_feed(&d->walk, (const struct name_buffer *)at->path, at->len);
 	add_set(d, dfa_accept(t, d->walk.state));
@@ -359,8 +346,7 @@ __noinline int identify(struct decision *d)
 		return 0;
 	d->set_count = 0;
 	d->unknown = 0;
-	d->caller_known = 0;
-	d->host_known = 0;
+	d->path_known = 0;
 	/* Without a mount it has the names that the caller's namespace gives it. */
 	d->cursor = d->mnt ? d->mnt : caller_namespace();
 	barrier(); /* read back from the map it is a number, for the verifier */
@@ -374,28 +360,23 @@ __noinline int identify(struct decision *d)
 	if (d->mnt && !is_internal(d->mnt)) {
 		int path = add_path(d, d->mnt);
 
-		d->caller_known = path == PATH_KNOWN;
+		d->path_known = path == PATH_KNOWN;
 		unreached = path == PATH_NOT_BELOW;
 		detached = path == PATH_DETACHED;
-		if (is_ours(d->mnt))
-			d->host_known = d->caller_known;
 	}
 	d->source = VG_MATCHED_HOST_PATH;
 	d->view.sb = (__u64)FIELD(struct dentry, d->dentry, d_sb);
 	find_view(d);
 	if (d->view.kind == HOST_IRRELEVANT) {
-		d->host_known = 1;
+		d->path_known = 1;
 		/* It has no protected name there, whatever hangs from nothing here. */
 		if (d->unknown == VG_UNKNOWN_DISCONNECTED)
 			d->unknown = 0;
 	} else if (d->view.kind == HOST_ONE) {
 		if (d->view.only != d->mnt && add_path(d, d->view.only) == PATH_KNOWN)
-			d->host_known = 1;
+			d->path_known = 1;
 	} else if (d->view.kind == HOST_SEVERAL) {
-		first_mount(&d->mounts, d->view.sb);
-		bpf_loop(MOUNTS_MAX, host_path_step, &d, 0);
-		if (!is_last_mount(&d->mounts))
-			d->unknown = VG_UNKNOWN_MOUNTS;
+		each_mount(d, d->view.sb, host_path_step);
 	}
 	if (detached || d->view.kind == HOST_NONE) {
 		root = (__u64)FIELD(struct super_block, d->view.sb, s_root);
@@ -412,13 +393,9 @@ __noinline int identify(struct decision *d)
 		steady = steady && !unreached;
 		d->source = VG_MATCHED_PATH;
 		d->cursor = caller_namespace();
-		if (d->cursor && !is_host_namespace(d->cursor)) {
-			first_mount(&d->mounts, d->view.sb);
-			bpf_loop(MOUNTS_MAX, caller_path_step, &d, 0);
-			if (!is_last_mount(&d->mounts))
-				d->unknown = VG_UNKNOWN_MOUNTS;
-		}
-		if (unreached && !d->caller_known && !d->host_known &&
+		if (d->cursor && !is_host_namespace(d->cursor))
+			each_mount(d, d->view.sb, caller_path_step);
+		if (unreached && !d->path_known &&
 		    d->view.kind != HOST_ONE && d->view.kind != HOST_SEVERAL)
 			d->unknown = VG_UNKNOWN_DISCONNECTED;
 	}

@@ -416,7 +416,6 @@ struct io_uring_cqe {
 #define AT_EMPTY_PATH 0x1000
 #define AT_REMOVEDIR 0x200
 #define SIGKILL 9
-#define FMODE_READ 1
 #define FMODE_CREATED (1u << 20)    /* include/linux/fs.h */
 #define IOSQE_FIXED_FILE_BIT 0
 #define IOSQE_CQE_SKIP_SUCCESS_BIT 6 /* io_uring/io_uring.h: request flags start with the sqe's */
@@ -470,9 +469,6 @@ struct io_uring_cqe {
 #define FITRIM 0xc0185879
 #define FS_IOC_ENABLE_VERITY 0x40806685         /* include/uapi/linux/fsverity.h */
 #define FS_IOC_SET_ENCRYPTION_POLICY 0x800c6613 /* include/uapi/linux/fscrypt.h */
-#define FS_IOC_RESVSP64 0x4030582a              /* include/linux/falloc.h */
-#define FS_IOC_UNRESVSP64 0x4030582b
-#define FS_IOC_ZERO_RANGE 0x40305839
 #define TIOCSTI 0x5412                          /* include/uapi/asm-generic/ioctls.h */
 #define PTRACE_TRACEME 0                        /* include/uapi/linux/ptrace.h */
 #define PTRACE_POKETEXT 4

@@ -115,11 +115,9 @@ static __always_inline void consider_unknown(struct decision *d)
 	d->code = EACCES;
 }
 
-/* The rules about d->dentry by all of its names. Its match sets stay in d->sets. */
-__noinline int decide(struct decision *d)
+/* What all sets that were found say, and what could apply besides. */
+static __always_inline void consider_all(struct decision *d)
 {
-	if (!d || !identify(d))
-		return 0;
 	for (__u32 i = 0; i < SETS_MAX; i++) {
 		if (i >= d->set_count)
 			break;
@@ -128,6 +126,13 @@ __noinline int decide(struct decision *d)
 	}
 	if (d->unknown)
 		consider_unknown(d);
+}
+
+/* The rules about d->dentry by all of its names. Its match sets stay in d->sets. */
+__noinline int decide(struct decision *d)
+{
+	if (d && identify(d))
+		consider_all(d);
 	return 0;
 }
 
@@ -174,18 +179,10 @@ __noinline int decide_move(struct decision *d)
 	if (d->mnt && !is_internal(d->mnt))
 		add_move(d, d->mnt);
 	d->source = VG_MATCHED_HOST_PATH;
-	first_mount(&d->mounts, (__u64)FIELD(struct dentry, d->dentry, d_sb));
-	bpf_loop(MOUNTS_MAX, move_step, &d, 0);
+	each_mount(d, (__u64)FIELD(struct dentry, d->dentry, d_sb), move_step);
 	operations = d->operations;
 	d->operations = ~0ull;
-	for (__u32 i = 0; i < SETS_MAX; i++) {
-		if (i >= d->set_count)
-			break;
-		d->source = d->sources[i];
-		consider(d, d->sets[i]);
-	}
-	if (d->unknown)
-		consider_unknown(d);
+	consider_all(d);
 	d->operations = operations;
 	return 0;
 }

@@ -66,6 +66,14 @@ static __always_inline int walk_up(struct walk *w, __u64 *name, __u32 *len)
 	return WALK_COMPONENT;
 }
 
+/* The bytes of a name that walk_up gave; *len is what there was room for. */
+static __always_inline bool read_component(struct component *work, __u64 name, __u32 *len)
+{
+	if (*len >= VG_NAME_MAX)
+		*len = VG_NAME_MAX - 1;
+	return !bpf_probe_read_kernel(work->bytes, *len, (void *)name);
+}
+
 static long walk_match_step(__u32 i, struct matching *m)
 {
 	struct walk *w = m->w;
@@ -84,9 +92,7 @@ static long walk_match_step(__u32 i, struct matching *m)
 		w->skip--;
 		return 0;
 	}
-	if (len >= VG_NAME_MAX)
-		len = VG_NAME_MAX - 1;
-	if (bpf_probe_read_kernel(m->work->bytes, len, (void *)name))
+	if (!read_component(m->work, name, &len))
 		return 1;
 	w->state = dfa_feed(m->tables, w->state, m->work, len);
 	if (!(w->flags & VG_PATH_ANONYMOUS))

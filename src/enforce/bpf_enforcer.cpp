@@ -202,10 +202,7 @@ util::Result<std::vector<RuleState>> BpfEnforcer::prove(const policy::Policy& po
     context.comm = automaton.match(automaton.head.comm_start, trial.name);
     context.cgroup = process.cgroup ? automaton.match(automaton.head.cgroup_start, *process.cgroup) : 0;
     context.ancestor = process.ancestors.empty() ? 0 : automaton.match(automaton.head.exe_start, *process.ancestors.front().exe);
-    LIBBPF_OPTS(bpf_test_run_opts, run);
-    run.ctx_in = &context;
-    run.ctx_size_in = sizeof context;
-    if (bpf_prog_test_run_opts(object_.program_fd("try_rule"), &run) != 0 || run.retval != 0) {
+    if (!object_.run("try_rule", context)) {
       return util::fail_errno(EX_OSERR, fmt::format("cannot try rule '{}' in the kernel", rule.name));
     }
     const std::uint32_t wanted = trial.decides.value_or(~0u);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -85,6 +86,7 @@ class BpfEnforcer final : public Enforcer {
   std::optional<vg_look> look(const std::string& path);
   std::optional<vg_look> look(int fd);
   [[nodiscard]] std::optional<InodeKey> protect_named(int fd) const;
+  void for_each_protected(const std::function<void(const vg_inode_key&, const vg_protection&)>& each);
   void end_protection(const std::set<InodeKey>& named);
   [[nodiscard]] bool can_protect(const std::string& point) const;
   void remember_mount_points();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstring>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -35,13 +36,7 @@ std::optional<vg_look> BpfEnforcer::look(const std::string& path) {
 std::optional<vg_look> BpfEnforcer::look(int fd) {
   vg_look context{};
   context.fd = fd;
-  LIBBPF_OPTS(bpf_test_run_opts, run);
-  run.ctx_in = &context;  // and out again, by the same address
-  run.ctx_size_in = sizeof context;
-  if (bpf_prog_test_run_opts(object_.program_fd("look"), &run) != 0 || run.retval != 0) {
-    return std::nullopt;
-  }
-  return context;
+  return object_.run("look", context) ? std::optional(context) : std::nullopt;
 }
 
 // A protected path can lead through the mount point, or to it.
@@ -113,10 +108,23 @@ void BpfEnforcer::note_protected() {
 
 bool BpfEnforcer::protect(const vg_inode_key& object, std::uint32_t for_version, std::uint32_t set) {
   vg_protect request{.object = object, .version = for_version, .set = set};
-  LIBBPF_OPTS(bpf_test_run_opts, run);
-  run.ctx_in = &request;
-  run.ctx_size_in = sizeof request;
-  return bpf_prog_test_run_opts(object_.program_fd("protect"), &run) == 0 && run.retval == 0;
+  return object_.run("protect", request);
+}
+
+// As the map held them when it was read; it may be changed meanwhile.
+void BpfEnforcer::for_each_protected(const std::function<void(const vg_inode_key&, const vg_protection&)>& each) {
+  const auto all = protected_entries_.read();
+  if (!all) {
+    notes_.push_back(all.error().message);
+    return;
+  }
+  vg_inode_key object{};
+  vg_protection protection{};
+  for (std::size_t at = 0; at < all->size(); at += sizeof object + sizeof protection) {
+    std::memcpy(&object, &(*all)[at], sizeof object);
+    std::memcpy(&protection, &(*all)[at + sizeof object], sizeof protection);
+    each(object, protection);
+  }
 }
 
 // What protects inodes in `from_version`, the one in force, and in the one before it, protects them in
@@ -124,18 +132,8 @@ bool BpfEnforcer::protect(const vg_inode_key& object, std::uint32_t for_version,
 // tables translate.
 void BpfEnforcer::carry_protected(const policy::Enforcement& tables, const std::vector<std::uint32_t>& last, std::uint32_t from_version) {
   const auto translated = [](const std::vector<std::uint32_t>& by, std::uint64_t set) { return set < by.size() ? by[set] : 0; };
-  const int fd = object_.map_fd("protected_inodes");
-  vg_inode_key object{};
-  vg_inode_key next{};
-  const vg_inode_key* previous = nullptr;
   bool full = false;
-  while (bpf_map_get_next_key(fd, previous, &next) == 0) {
-    object = next;
-    previous = &object;
-    vg_protection protection{};
-    if (bpf_map_lookup_elem(fd, &object, &protection) != 0) {
-      continue;
-    }
+  for_each_protected([&](const vg_inode_key& object, const vg_protection& protection) {
     std::set<std::uint32_t> sets;
     for (const vg_u64 slot : protection.by[from_version & 1]) {
       if (slot >> 32 == from_version) {
@@ -156,7 +154,7 @@ void BpfEnforcer::carry_protected(const policy::Enforcement& tables, const std::
         full = !protect(object, from_version + 1, there) || full;
       }
     }
-  }
+  });
   if (full) {
     notes_.push_back(kNoRoom);
   }
@@ -191,34 +189,18 @@ void BpfEnforcer::find_links(const policy::Policy& policy, const policy::Enforce
 std::optional<InodeKey> BpfEnforcer::protect_named(int fd) const {
   vg_protect_named request{};
   request.fd = fd;
-  LIBBPF_OPTS(bpf_test_run_opts, run);
-  run.ctx_in = &request;
-  run.ctx_size_in = sizeof request;
-  if (bpf_prog_test_run_opts(object_.program_fd("protect_named"), &run) != 0 || run.retval != 0 || request.sets == 0) {
-    return std::nullopt;
-  }
-  return key_of(request.object);
+  return object_.run("protect_named", request) && request.sets != 0 ? std::optional(key_of(request.object)) : std::nullopt;
 }
 
 // Of those that have no protected name any more, and were not moved out of one.
 void BpfEnforcer::end_protection(const std::set<InodeKey>& named) {
-  const int fd = object_.map_fd("protected_inodes");
-  std::vector<vg_inode_key> gone;
-  vg_inode_key object{};
-  vg_inode_key next{};
-  const vg_inode_key* previous = nullptr;
-  while (bpf_map_get_next_key(fd, previous, &next) == 0) {
-    object = next;
-    previous = &object;
-    vg_protection protection{};
-    if (!named.contains(key_of(object)) && bpf_map_lookup_elem(fd, &object, &protection) == 0 && (protection.flags & VG_PROTECTION_MOVED) == 0) {
-      gone.push_back(object);
+  bool ended = false;
+  for_each_protected([&](const vg_inode_key& object, const vg_protection& protection) {
+    if (!named.contains(key_of(object)) && (protection.flags & VG_PROTECTION_MOVED) == 0) {
+      ended = bpf_map_delete_elem(object_.map_fd("protected_inodes"), &object) == 0 || ended;
     }
-  }
-  for (const vg_inode_key& one : gone) {
-    (void)bpf_map_delete_elem(fd, &one);
-  }
-  if (!gone.empty()) {
+  });
+  if (ended) {
     std::atomic_ref(data().generation).fetch_add(1);
     note_protected();
   }

@@ -401,10 +401,7 @@ FanotifyEnforcer::Answer FanotifyEnforcer::decide(const Asked& asked) {
 void FanotifyEnforcer::note(const Asked& asked, std::uint32_t rule, const Version& version) const {
   vg_look look{};
   look.fd = asked.fd;
-  LIBBPF_OPTS(bpf_test_run_opts, run);
-  run.ctx_in = &look;
-  run.ctx_size_in = sizeof look;
-  (void)bpf_prog_test_run_opts(object_.program_fd("look"), &run);
+  (void)object_.run("look", look);
   vg_refusal decision{};
   decision.inode = look.inode;
   decision.rule = rule;

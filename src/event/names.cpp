@@ -258,7 +258,6 @@ struct Numbered {
 constexpr Numbered kIoctls[] = {{FS_IOC_SETFLAGS, "FS_IOC_SETFLAGS"},
                                 {FS_IOC32_SETFLAGS, "FS_IOC32_SETFLAGS"},
                                 {FS_IOC_FSSETXATTR, "FS_IOC_FSSETXATTR"},
-                                {FS_IOC_SETVERSION, "FS_IOC_SETVERSION"},
                                 {FS_IOC_SETFSLABEL, "FS_IOC_SETFSLABEL"},
                                 {FICLONE, "FICLONE"},
                                 {FICLONERANGE, "FICLONERANGE"},
@@ -268,9 +267,6 @@ constexpr Numbered kIoctls[] = {{FS_IOC_SETFLAGS, "FS_IOC_SETFLAGS"},
                                 {FITRIM, "FITRIM"},
                                 {FS_IOC_ENABLE_VERITY, "FS_IOC_ENABLE_VERITY"},
                                 {FS_IOC_SET_ENCRYPTION_POLICY, "FS_IOC_SET_ENCRYPTION_POLICY"},
-                                {0x4030582a, "FS_IOC_RESVSP64"},  // include/linux/falloc.h, not for user space
-                                {0x4030582b, "FS_IOC_UNRESVSP64"},
-                                {0x40305839, "FS_IOC_ZERO_RANGE"},
                                 {TIOCSTI, "TIOCSTI"}};
 // Requests of file systems by type and number (bpf/lib/ioctl.bpf.h): 32-bit callers have another size.
 constexpr Numbered kFileSystemIoctls[] = {{'v' << 8 | 2, "FS_IOC_SETVERSION"},
@@ -565,9 +561,8 @@ bool append_attributes(std::uint32_t request, std::uint64_t value, std::string& 
 
 std::string ioctl_name(std::uint32_t request) {
   const auto exact = std::ranges::find(kIoctls, request, &Numbered::number);
-  return exact == std::end(kIoctls) && std::ranges::find(kFileSystemIoctls, request & 0xffff, &Numbered::number) != std::end(kFileSystemIoctls)
-             ? name_of(kFileSystemIoctls, request & 0xffff)
-             : name_of(kIoctls, request);
+  const auto* sizeless = std::ranges::find(kFileSystemIoctls, request & 0xffff, &Numbered::number);
+  return exact == std::end(kIoctls) && sizeless != std::end(kFileSystemIoctls) ? std::string(sizeless->name) : name_of(kIoctls, request);
 }
 std::string ptrace_name(std::uint64_t request) { return name_of(kPtraceRequests, request); }
 std::string bpf_name(std::uint64_t command) { return command < std::size(kBpfCommands) ? std::string(kBpfCommands[command]) : std::to_string(command); }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sensor/loaded.h"
 
+#include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <sysexits.h>
@@ -68,6 +69,13 @@ const Loaded::Map& Loaded::map(std::string_view name) const {
   const auto found = std::ranges::find(maps_, name, &Map::name);
   static const Map kNone;
   return found == maps_.end() ? kNone : *found;
+}
+
+bool Loaded::run(std::string_view name, void* context, std::size_t size) const {
+  LIBBPF_OPTS(bpf_test_run_opts, run);
+  run.ctx_in = context;  // and out again, by the same address
+  run.ctx_size_in = static_cast<__u32>(size);
+  return bpf_prog_test_run_opts(program_fd(name), &run) == 0 && run.retval == 0;
 }
 
 }  // namespace vfsguard::sensor

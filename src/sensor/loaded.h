@@ -87,6 +87,11 @@ class Loaded {
   /// Descriptors of these.
   [[nodiscard]] int program_fd(std::string_view name) const { return program(name).fd.get(); }
   [[nodiscard]] int map_fd(std::string_view name) const { return map(name).fd.get(); }
+  /// Runs a SEC("syscall") program on this context, which it reads and may write. False: it could not be run, or did not return 0.
+  template <typename Context>
+  [[nodiscard]] bool run(std::string_view name, Context& context) const {
+    return run(name, &context, sizeof context);
+  }
 
   /// The sections as bpftool's skeleton declares them, shared with the kernel. No `const` of its own: whoever may read these may write them.
   template <typename Bss>
@@ -99,6 +104,8 @@ class Loaded {
   }
 
  private:
+  [[nodiscard]] bool run(std::string_view name, void* context, std::size_t size) const;
+
   std::vector<Program> programs_;
   std::vector<Map> maps_;
   util::Mapping bss_;

@@ -107,31 +107,10 @@ int request_two(unsigned char opcode, const std::string& from, const std::string
 int received(const Place& p) {
   int pair[2];
   must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
-  char byte = 'x';
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  cmsghdr* head = CMSG_FIRSTHDR(&message);
-  head->cmsg_level = SOL_SOCKET;
-  head->cmsg_type = SCM_RIGHTS;
-  head->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(head), &p.old, sizeof(int));
-  must(sendmsg(pair[0], &message, 0) == 1, "sendmsg");
-  std::memset(control, 0, sizeof control);
-  message.msg_controllen = sizeof control;
-  must(recvmsg(pair[1], &message, 0) == 1, "recvmsg");
-  // What does not arrive is cut off: the descriptor is not there.
-  if (CMSG_FIRSTHDR(&message) == nullptr ||
-      CMSG_FIRSTHDR(&message)->cmsg_len != CMSG_LEN(sizeof(int))) {
-    return EACCES;
-  }
-  int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
-  return of(pread(fd, &byte, 1, 0));
+  must(send_descriptor(pair[0], p.old) == 0, "sendmsg");
+  const int fd = receive_descriptor(pair[1]);
+  char byte = 0;
+  return fd < 0 ? EACCES : of(pread(fd, &byte, 1, 0));
 }
 
 int by_handle(const Place& p) {

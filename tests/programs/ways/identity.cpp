@@ -127,32 +127,17 @@ int by_handle(const Place& p) {
 int receives_path_descriptor(const Place& p) {
   int pair[2];
   must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0, "socketpair");
-  char byte = 'x';
-  iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
-  msghdr message{};
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
   const pid_t sender = fork();
   if (sender == 0) {
     const int fd = open((p.dir + "/kills").c_str(), O_PATH);
-    cmsghdr* head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
-    _exit(fd < 0 ? errno : of(sendmsg(pair[0], &message, 0)));
+    _exit(fd < 0 ? errno : send_descriptor(pair[0], fd));
   }
   int status = 0;
   waitpid(sender, &status, 0);
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     return EACCES;  // it was not even sent
   }
-  must(recvmsg(pair[1], &message, 0) == 1, "recvmsg");
-  const cmsghdr* head = CMSG_FIRSTHDR(&message);
-  return head == nullptr || head->cmsg_len != CMSG_LEN(sizeof(int)) ? EACCES : 0;
+  return receive_descriptor(pair[1]) < 0 ? EACCES : 0;
 }
 
 // --- Executables.

@@ -29,6 +29,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -164,6 +165,46 @@ void by_user(const std::function<int()>& does) {
   }
   int status = 0;
   waitpid(pid, &status, 0);
+}
+
+namespace {
+
+// One byte of data with room for a descriptor.
+struct Message {
+  char byte = 'x';
+  iovec data{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+  msghdr head{};
+
+  Message() {
+    head.msg_iov = &data;
+    head.msg_iovlen = 1;
+    head.msg_control = control;
+    head.msg_controllen = sizeof control;
+  }
+};
+
+}  // namespace
+
+int send_descriptor(int socket, int fd) {
+  Message message;
+  cmsghdr* head = CMSG_FIRSTHDR(&message.head);
+  head->cmsg_level = SOL_SOCKET;
+  head->cmsg_type = SCM_RIGHTS;
+  head->cmsg_len = CMSG_LEN(sizeof fd);
+  std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
+  return of(sendmsg(socket, &message.head, 0));
+}
+
+int receive_descriptor(int socket) {
+  Message message;
+  must(recvmsg(socket, &message.head, 0) == 1, "recvmsg");
+  const cmsghdr* head = CMSG_FIRSTHDR(&message.head);
+  int fd = -1;
+  if (head != nullptr && head->cmsg_len == CMSG_LEN(sizeof fd)) {
+    std::memcpy(&fd, CMSG_DATA(head), sizeof fd);
+  }
+  return fd;
 }
 
 void drop_dentries() {

@@ -72,6 +72,9 @@ int in_user_namespace(const std::function<int()>& then);
 void by_user(const std::function<int()>& does);
 // What became of a child; whoever had it killed kills this process too.
 int result_of(pid_t child);
+// By SCM_RIGHTS: 0 or an errno; and the descriptor, -1 where it was cut off the message.
+int send_descriptor(int socket, int fd);
+int receive_descriptor(int socket);
 void drop_dentries();
 std::string own_program();
 // `ways --helper ...`: what other images of this program do (identity.cpp).
