@@ -369,8 +369,9 @@ __noinline int identify(struct decision *d)
 	find_view(d);
 	if (d->view.kind == HOST_IRRELEVANT) {
 		d->path_known = 1;
-		/* It has no protected name there, whatever hangs from nothing here. */
-		if (d->unknown == VG_UNKNOWN_DISCONNECTED)
+		/* It has no protected name there, whatever its names are. */
+		if (d->unknown == VG_UNKNOWN_DISCONNECTED ||
+		    d->unknown == VG_UNKNOWN_AMBIGUOUS_NAME)
 			d->unknown = 0;
 	} else if (d->view.kind == HOST_ONE) {
 		if (d->view.only != d->mnt && add_path(d, d->view.only) == PATH_KNOWN)

@@ -597,6 +597,8 @@ __noinline int emit(struct scratch *s, struct pending *p, __s64 retval, __u64 le
 	len = walk_store(&s->walk, (struct path_buffer *)(s->data + off));
 	e->cwd_len = len;
 	e->path_flags = p->at.flags | p->have;
+	if (e->cause == VG_UNKNOWN_AMBIGUOUS_NAME)
+		e->path_flags |= VG_PATH_AMBIGUOUS;
 	if (s->walk.flags & VG_PATH_TRUNCATED)
 		e->path_flags |= VG_CWD_TRUNCATED;
 	if (deleted_flag((__u64)TASK(task, fs->pwd.dentry)))

@@ -1348,7 +1348,7 @@ def enforcing_elsewhere(d):
 def spared(t, results):
     """Nobody was killed and nothing was refused that no rule is about."""
     t.stop()
-    stopped = [(e["event_type"], e.get("path"), e["verdict"], e["policy"]) for e in t.events() if e.get("enforced")]
+    stopped = [(e["event_type"], e.get("path"), e["verdict"], e.get("policy"), e.get("cause")) for e in t.events() if e.get("enforced")]
     wrong = [f"{what}: exit {out.returncode} {out.stderr.decode().strip()}" for what, out in results.items() if out.returncode]
     check(not wrong and not stopped, "; ".join(wrong) + f"; stopped: {stopped[:5]}")
 
@@ -1420,6 +1420,31 @@ def test_enforcement_spares_disconnected(d):
         "user namespace": as_user_in_namespaces(script, OUT_OF_REACH),
     }
     spared(t, results)
+
+
+def test_names_that_are_ambiguous(d):
+    """A name that may be a short name of vfat: refused, and not as a rule's match, where a protected path can lie on that file system, and spared elsewhere."""
+    if not SCRATCH:
+        raise Skipped("makes a file system: in a guest")
+    where = os.path.join(SCRATCH, "ambiguous")
+    made = run_as([os.path.join(REPOSITORY, "scripts/vm-fs"), "vfat", where])
+    if made.returncode == 77:
+        raise Skipped("no vfat here")
+    check(made.returncode == 0, made.stderr)
+    try:
+        touch(f"{where}/plain~1.txt", 0o666)
+        t = enforcing_elsewhere(d)
+        spared(t, {"read": cat(f"{where}/plain~1.txt"), "create": run_as(["touch", f"{where}/new~1.txt"], uid=1234)})
+        t = enforcing(d, f"""
+  - {{ name: secret, paths: ["{where}/secret/**"], operations: [open, create], unless: {{ uid: 0 }}, action: kill }}
+""")
+        check(cat(f"{where}/plain~1.txt").returncode == 1 and cat(f"{where}/plain~1.txt", 0).returncode == 0, "refused to whom the rule is about, who lives")
+        t.stop()
+        told = [(e["verdict"], e.get("policy"), e["cause"], e["path_flags"]) for e in t.events() if e.get("enforced")]
+        check(told == [("deny", None, "ambiguous_name", ["ambiguous"])], told)
+    finally:
+        end_all()
+        subprocess.run(["umount", "-l", where], stderr=subprocess.DEVNULL)
 
 
 def test_model_random(d):
